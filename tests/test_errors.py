@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from tilewise import errors
-from tilewise.errors import InvalidField, TilewiseError, TooLong
+from tilewise.errors import InvalidField, NotFinite, TilewiseError, TooLong
 
 
 def kinds(of: type[TilewiseError] = TilewiseError) -> list[type[TilewiseError]]:
@@ -20,6 +20,8 @@ def kinds(of: type[TilewiseError] = TilewiseError) -> list[type[TilewiseError]]:
 def made(kind: type[TilewiseError]) -> TilewiseError:
     if kind is TooLong:
         return TooLong("too long", prompt_tokens=9, limit=8, output_tokens=3)
+    if kind is NotFinite:
+        return NotFinite("tower", "wrong")
     return InvalidField("field", "wrong") if kind is InvalidField else kind("wrong")
 
 

@@ -15,7 +15,7 @@ SRC = Path(__file__).parent.parent / "src" / "tilewise"
 # Each row may import from its own and from rows below it.
 ROWS: list[set[str]] = [
     {"cli", "deploy", "__main__"},
-    {"services", "jobs", "evals", "bench"},
+    {"services", "jobs", "evals", "bench", "doctor"},
     {"server"},
     {"ui", "entrypoints", "assets", "twin", "quantize", "capacity"},
     {"remote"},

@@ -39,14 +39,15 @@ class Delta:
 class ChatServer:
     """A client of one server. Use it as a context manager, which closes its connections."""
 
-    def __init__(self, url: str, key: str | None) -> None:
+    def __init__(self, url: str, key: str | None, patience: float | None = None) -> None:
+        """Know a server by its URL. With `patience`, it is not waited for longer than that, in seconds."""
         host = urlsplit(url).hostname
         if urlsplit(url).scheme not in ("http", "https") or not host:
             raise InvalidConfig(f"--url must be an http(s) URL, such as {DEFAULT_URL}, got {url!r}.")
         self.url = url.rstrip("/")
         self._client = httpx.Client(
             headers=key_headers(key),
-            timeout=httpx.Timeout(None, connect=_CONNECT),
+            timeout=httpx.Timeout(patience, connect=_CONNECT),
             trust_env=host not in _LOCAL,  # a proxy does not know this machine
         )
 
@@ -87,6 +88,19 @@ class ChatServer:
                     return
                 yield _delta(data)
 
+    def whole_answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Send a request, and return the body of the whole answer. Raises ServerProblem."""
+        with self._said():
+            answer = self._client.post(f"{self.url}/chat/completions", json=body)
+        _check(answer)
+        return _object(answer)
+
+    def tokenize(self, body: dict[str, Any]) -> dict[str, Any] | None:
+        """Return what `/tokenize` beside `/v1` says of a conversation; None where a server has no such route."""
+        with self._said():
+            answer = self._client.post(f"{self.url.removesuffix('/v1')}/tokenize", json=body)
+        return _object(answer) if answer.is_success else None
+
     @contextmanager
     def _said(self) -> Iterator[None]:
         """Turn errors of the connection into a ServerProblem of one line."""
@@ -113,6 +127,16 @@ def _check(answer: httpx.Response) -> None:
         return
     hint = " Give the key with --api-key." if answer.status_code == 401 else ""
     raise ServerProblem(f"{answer.status_code} {_reason(answer.text) or answer.reason_phrase}{hint}")
+
+
+def _object(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ServerProblem(f"{answer.url} sent what is no answer: {answer.text[:_LONGEST]!r}")
+    return found
 
 
 def _delta(data: str) -> Delta:

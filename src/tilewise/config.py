@@ -186,6 +186,11 @@ class EngineConfig:
     batch_invariant: bool | None = _scheduling(
         None, "logits are bit by bit the same in any batch, at some speed (default: on if VLLM_BATCH_INVARIANT=1)"
     )
+    check_numerics: bool = _scheduling(
+        False,
+        "end a request with an error where its logits, or embeddings of its tiles, are NaN or infinite, and let all "
+        "others go on; without it, such an answer means nothing, and the log says so once (docs/serving.md)",
+    )
     disable_log_stats: bool = _scheduling(True, "no line about throughput, load and caches every ten seconds")
     tensor_parallel_size: int = _scheduling(
         1,

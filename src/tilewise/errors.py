@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 GET_AGAIN = "fetch the file again, or write it again if it is your own"
 """The remedy for a damaged file, wherever it came from."""
@@ -92,6 +92,18 @@ class BrokenAnswer(TilewiseError):
     """A structured answer could not be followed to its end. Its form was tried before, so the request is at fault."""
 
     http_status = 400
+
+
+class NotFinite(TilewiseError):
+    """Numbers of one request became NaN or infinite, so that its answer would mean nothing. Others are not affected."""
+
+    def __init__(self, part: Literal["tower", "decoder"], message: str) -> None:
+        super().__init__(
+            f"{message}: some weights may be damaged (fetch the files again), or activations are too large for the "
+            "dtype (try --dtype float32, or bfloat16 in place of float16)."
+        )
+        self.part: Literal["tower", "decoder"] = part
+        """Part of the model whose numbers they are."""
 
 
 class EngineStuck(TilewiseError):

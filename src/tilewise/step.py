@@ -130,6 +130,8 @@ class EncodedTile:
     digest: bytes
     score: float | None = None
     """Score of a Flash model's router: the probability that a quarter of the rows says enough."""
+    finite: bool = True
+    """False if numbers are checked, and some of its rows are NaN or infinite."""
 
 
 PromptScores = dict[int, tuple[SampledToken, ...]]
@@ -155,6 +157,9 @@ class StepResult:
     prompt_scores: PromptScores = field(default_factory=dict)
     seconds: StepSeconds | None = None
     """Where a step computes its tokens and its tiles one after the other: how long these took."""
+    not_finite: dict[int, str] = field(default_factory=dict)
+    """Slots whose numbers are NaN or infinite, if these are checked, with the name of the tensor. Their tokens are
+    those before."""
 
 
 class Handle(Protocol):
@@ -229,6 +234,8 @@ class Limits:
     """int8 or fp8, with a scale for each token and head; None = keys and values are kept as they are computed."""
     tile_batches: tuple[int, ...] = (1,)
     """Tiles of a batch, the largest number first; batch-invariant ones are encoded alone anyway."""
+    check_numerics: bool = False
+    """True if a sequence whose numbers are NaN or infinite ends with an error."""
     graph_sizes: tuple[int, ...] = ()
     """Sizes of captured steps in sequences, to which others are filled up; empty = steps are captured as they come."""
 

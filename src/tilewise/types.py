@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from tilewise.errors import TilewiseError
 from tilewise.sampling_params import SamplingParams
 from tilewise.timing import InputTiming, RequestMetrics, Timing
 
@@ -177,9 +178,12 @@ class CompletionOutput:
     cumulative_logprob: float | None = None
     logprobs: list[dict[int, Logprob]] | None = None
     finish_reason: str | None = None
-    """"stop", "length", or None while it runs; "error" if a structured answer could not be followed to its end."""
+    """"stop", "length", or None while it runs; "error" if a structured answer could not be followed to its end, or if
+    numbers are checked and were not finite."""
     stop_reason: int | str | None = None
     """The stop string or stop token id that ended it; None for the model's own end token."""
+    error: TilewiseError | None = None
+    """The error that ended it, where numbers were not finite."""
 
     # Names of vLLM's that have no value here.
     lora_request = routed_experts = sampling_mask = spec_decode_metrics = weight_versions = None

@@ -28,7 +28,7 @@ _VERBS = {
     "stop": ("cli.services", "end a service"),
     "inspect": ("cli.inspect", "show what a model will be asked, without loading it"),
     "plan": ("cli.plan", "say whether a deployment fits, before anything is fetched"),
-    "doctor": ("cli.inspect", "say what this machine is, and how it will compute"),
+    "doctor": ("cli.doctor", "say whether this machine computes right, or a server asks right"),
     "quantize": ("cli.quantize", "write a checkpoint with int8, 4-bit or FP8 matrices"),
     "bench": ("cli.bench", "measure a server, or the engine"),
     "eval": ("cli.eval", "evaluate a model with lm_eval, spot-check it, compare two"),

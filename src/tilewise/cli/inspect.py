@@ -1,4 +1,4 @@
-"""`tilewise inspect MODEL`: the prompt, its tokens and its tiles. `tilewise doctor`: the machine. Nothing is loaded."""
+"""`tilewise inspect MODEL`: the prompt, its tokens and its tiles. No weight is read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tilewise.cli.ask import VIDEOS, media_part, question_part
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.settings import engine_flags, engine_options
-from tilewise.cli.flags.verb import Verb, table
+from tilewise.cli.flags.verb import Verb
 from tilewise.errors import InvalidRequest
 from tilewise.option import option, word
 
@@ -152,28 +152,6 @@ def _is_media(word: str) -> bool:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class DoctorOptions:
-    GROUP: ClassVar = "output"
-    json: bool = option(False, "print everything as JSON")
-
-
-def doctor(line: CommandLine) -> int:
-    from tilewise.platforms import current_platform
-    from tilewise.platforms.cuda import cuda_missing
-
-    diagnosis = current_platform().diagnose()
-    if (missing := cuda_missing()) is not None:
-        diagnosis.facts["GPU"] = f"none: {missing}"
-    if line.take(DoctorOptions).json:
-        print(json.dumps(dataclasses.asdict(diagnosis), indent=2))
-        return 0
-    print(table(list(diagnosis.facts.items())))
-    print()
-    print(table([("OP", "BY", "WHY"), *((choice.op, choice.path, choice.why) for choice in diagnosis.choices)]))
-    return 0
-
-
 INSPECT = Verb(
     usage="tilewise inspect [OPTION ...] [MODEL] [PICTURE ...] [QUESTION]",
     about="Show template, ids, tiling and the prompt that Tilewise builds for a model, with its tokens by part, and "
@@ -196,11 +174,4 @@ examples:
   tilewise inspect ./InternVL3-1B --strict > /dev/null || echo "its Jinja file differs"
       for scripts; --json prints everything as JSON
 """,
-)
-DOCTOR = Verb(
-    usage="tilewise doctor [--json]",
-    about="Show what Tilewise finds on this machine, and for each op which implementation computes it and why. Builds "
-    "the kernels of the CPU where that has not happened yet.",
-    run=doctor,
-    options=(DoctorOptions,),
 )

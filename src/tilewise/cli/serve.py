@@ -29,7 +29,7 @@ def run_server(settings: Settings, encoding: bool = False) -> int:
 _ENGINE = frozenset(
     (
         *("model", "revision", "hub", "download_dir", "trust_remote_code", "dtype", "quantization", "load_format"),
-        *("tokenizer", "tokenizer_revision", "hf_token", "mmproj", "batch_invariant"),
+        *("tokenizer", "tokenizer_revision", "hf_token", "mmproj", "batch_invariant", "check_numerics"),
         *("encoder_cache_gb", "encoder_cache_dir", "encoder_cache_dir_gb"),
         *("limit_mm_per_prompt", "mm_processor_kwargs", "mm_processor_cache_gb", "tile_budget", "flash_router"),
         *("exif_orientation", "max_image_pixels", "max_image_aspect_ratio"),

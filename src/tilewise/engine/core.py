@@ -8,7 +8,7 @@ from typing import Literal
 
 from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.engine.scheduler import Scheduler
-from tilewise.engine.sequence import TokenDelta
+from tilewise.engine.sequence import SequenceDelta
 from tilewise.errors import EngineStuck
 from tilewise.step import Handle, Limits, Runner, StepPlan
 from tilewise.timing import Clock
@@ -67,7 +67,7 @@ class EngineCore:
         self._scheduler.tiles.forget(used=self.has_unfinished)
         return self._scheduler.tiles.empty
 
-    def step(self) -> list[TokenDelta]:
+    def step(self) -> list[SequenceDelta]:
         """Compute one step and return new tokens; none when a step only encoded or prefilled.
 
         With overlap, the tokens are those of the step before, so that the first call returns none.

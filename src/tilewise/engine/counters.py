@@ -32,6 +32,10 @@ class Counters:
     """Pictures and frames to be cut into tiles; these are counted as inputs are prepared, not by the engine."""
     mm_cache_hits: int = 0
     """Pictures and frames among these that had been cut before."""
+    not_finite_tower: int = 0
+    """Requests that ended because rows of their tiles were NaN or infinite."""
+    not_finite_decoder: int = 0
+    """Requests that ended because numbers of the decoder were NaN or infinite."""
     drafts: int = 0
     """Times that tokens were guessed."""
     draft_tokens: int = 0

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from tilewise.engine.counters import Counters, EngineLoad
+from tilewise.engine.sequence import SequenceFailure
+from tilewise.errors import NotFinite
 from tilewise.types import Request, Tile
 
 if TYPE_CHECKING:
@@ -39,8 +41,8 @@ class EncodingTower(Protocol):
     def recall(self, digest: bytes) -> NDArray[Any] | None:
         """Return the rows of a tile that was kept; None if they were not."""
 
-    def encode(self, tiles: Sequence[Tile]) -> Sequence[NDArray[Any]]:
-        """Encode tiles, as many as one of `sizes`; return the rows of each."""
+    def encode(self, tiles: Sequence[Tile]) -> Sequence[NDArray[Any] | None]:
+        """Encode tiles, as many as one of `sizes`; return the rows of each, or None where they are not finite."""
 
     def close(self) -> None: ...
 
@@ -107,15 +109,29 @@ class EncodeCore:
             self._bytes = 0
         return True
 
-    def step(self) -> list[EncodedDelta]:
-        """Encode one batch, of the requests that came first; return those that have all their rows now."""
-        batch = self._next_batch()
+    def step(self) -> list[EncodedDelta | SequenceFailure]:
+        """Encode one batch, of the requests that came first; return those that have all their rows now, and those that
+        will never have them.
+        """
+        batch, failures = self._next_batch(), list[SequenceFailure]()
         if batch:
             self._counters.tiles_encoded += len(batch)
             for tile, rows in zip(batch, self._tower.encode(batch), strict=True):
-                self._give(tile.digest, rows)
+                if rows is None:
+                    failures += self._fail(tile.digest)
+                else:
+                    self._give(tile.digest, rows)
         done = [name for name, waiting in self._open.items() if next(waiting.missing, None) is None]
-        return [self._finish(name) for name in done]
+        return [*failures, *map(self._finish, done)]
+
+    def _fail(self, digest: bytes) -> Iterator[SequenceFailure]:
+        """End the requests that wait for a tile whose rows are not finite."""
+        waits = [name for name, waiting in self._open.items() if any(tile.digest == digest for tile in waiting.missing)]
+        for name in waits:
+            digests = [tile.digest for tile in self._open.pop(name).tiles]
+            self._counters.not_finite_tower += 1
+            where = f"tile {digests.index(digest) + 1} of {len(digests)}"
+            yield SequenceFailure(name, NotFinite("tower", f"The embedding of {where} is NaN or infinite"))
 
     def check(self) -> None:
         """Do nothing: no other process computes for this engine."""

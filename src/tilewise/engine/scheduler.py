@@ -15,16 +15,16 @@ import itertools
 import operator
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from tilewise.config import BATCH_ENCODE_BUDGET
 from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.engine.kv_cache import KVCache
 from tilewise.engine.plan_builder import PlanBuilder, WorkInFlight
-from tilewise.engine.sequence import SequenceState, TokenDelta
+from tilewise.engine.sequence import SequenceDelta, SequenceFailure, SequenceState, TokenDelta
 from tilewise.engine.tiles import TileIndex, TileScores, easy_tiles
-from tilewise.errors import TooLong
+from tilewise.errors import NotFinite, TooLong
 from tilewise.step import EncodedTile, Limits, StepPlan, StepResult, StepSeconds, TileUse, Work
 from tilewise.timing import Clock, EngineMoments
 from tilewise.types import AnyTile, Request, Tile, TokenIds
@@ -310,16 +310,45 @@ class Scheduler:
 
     # -------------------------------------------------------------- commit
 
-    def commit(self, plan: StepPlan, result: StepResult) -> list[TokenDelta]:
+    def commit(self, plan: StepPlan, result: StepResult) -> list[SequenceDelta]:
         """Take in a finished step: tiles are ready, tokens are known, some sequences end."""
         now = self._clock()
         self._seconds = result.seconds or self._seconds
-        self._take_in_tiles(result.encoded, now)
-        deltas = []
+        broken = [tile.digest for tile in result.encoded if not tile.finite]
+        self._take_in_tiles([tile for tile in result.encoded if tile.finite], now)
+        deltas: list[SequenceDelta] = [*self._drop_tiles(broken, plan.index)]
         for flight in self._in_flight.pop(plan.index, ()):
             if flight.sequence.finish_reason is None:  # else it ended while this step ran, and its tokens are nobody's
                 deltas += self._take_in(flight, result, now)
+                deltas += self._check(flight, result, plan.index)
         return deltas
+
+    def _drop_tiles(self, digests: Sequence[bytes], step: int) -> Iterator[SequenceFailure]:
+        """Forget tiles whose rows are not finite, and end the sequences that need them."""
+        for digest in digests:
+            self.tiles.drop(digest)
+            for sequence in [*self.running, *self.waiting]:
+                needed = sequence.tiles_after(self._computed_or_known(sequence))
+                if any(span.tile.digest == digest for span in needed):
+                    what = f"The embedding of {sequence.name_of(digest)} is NaN or infinite (vision tower, step {step})"
+                    yield self._fail(sequence, NotFinite("tower", what))
+
+    def _check(self, flight: WorkInFlight, result: StepResult, step: int) -> Iterator[SequenceFailure]:
+        """End a sequence whose numbers in this step are not finite, unless it has ended before them."""
+        sequence, tensor = flight.sequence, result.not_finite.get(flight.work.slot)
+        if tensor is not None and sequence.finish_reason is None:
+            known = sequence.num_prompt + len(sequence.output_ids)
+            tokens = f"tokens {flight.work.start} to {min(flight.work.stop, known) - 1}"
+            what = f"The {tensor} of {tokens} are NaN or infinite (decoder, step {step})"
+            yield self._fail(sequence, NotFinite("decoder", what))
+
+    def _fail(self, sequence: SequenceState, error: NotFinite) -> SequenceFailure:
+        if error.part == "tower":
+            self.counters.not_finite_tower += 1
+        else:
+            self.counters.not_finite_decoder += 1
+        self._finish(sequence, "error")
+        return SequenceFailure(sequence.request.id, error)
 
     def _take_in(self, flight: WorkInFlight, result: StepResult, now: float) -> list[TokenDelta]:
         """Take in the new tokens of one sequence, up to its end: one, and one more for each guess that was right."""
@@ -341,7 +370,7 @@ class Scheduler:
         # A sequence that was preempted meanwhile keeps its new tokens, but its blocks belong to others by now. Blocks
         # are made known before `_finish` gives them back, so that the next request can share what this one has
         # computed.
-        if flight.undisturbed:
+        if flight.undisturbed and work.slot not in result.not_finite:
             sequence.num_computed += right
             self.kv.remember(sequence, work.start, work.known_stop + right)
         if sequence.finish_reason is not None:
@@ -356,7 +385,7 @@ class Scheduler:
             self.counters.tile_cache_queries += len(sequence.tiles)
             self.counters.tile_cache_hits += len(sequence.tiles) - len(sequence.encoded)
 
-    def _take_in_tiles(self, encoded: tuple[EncodedTile, ...], now: float) -> None:
+    def _take_in_tiles(self, encoded: Sequence[EncodedTile], now: float) -> None:
         """Take in tiles that are in their pages now; Flash prompts may get their length by their scores."""
         self.tiles.encoded(tile.digest for tile in encoded)
         if self.limits.flash is not None and encoded:

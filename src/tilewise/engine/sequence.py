@@ -1,4 +1,4 @@
-"""SequenceState: one sequence on its way from prompt to last token; TokenDelta: what it tells of each new token."""
+"""SequenceState: one sequence on its way from prompt to last token; SequenceDelta: what a step tells of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from tilewise.engine.drafts import PromptLookup
+from tilewise.errors import NotFinite
 from tilewise.step import Speculation
 from tilewise.timing import EngineMoments
 from tilewise.types import AnyTile, Matcher, Request, SampledToken, TokenIds
@@ -203,6 +204,14 @@ class SequenceState:
             return ()
         return self.tiles[bisect.bisect_right(self.tiles, tokens, key=_stop) :]
 
+    def name_of(self, digest: bytes) -> str:
+        """Return what a user calls the first of its tiles that has this digest."""
+        for number, image in enumerate(self.request.images, 1):
+            for place, tile in enumerate(image.tiles, 1):
+                if tile.digest == digest:
+                    return f"tile {place} of {len(image.tiles)} of picture {number}"
+        raise KeyError(digest)
+
     @property
     def decoding(self) -> bool:
         return self.num_computed >= self.num_prompt
@@ -223,6 +232,14 @@ class SequenceState:
         """Return the known tokens [start, stop), without building the whole list."""
         offset = self.num_prompt
         return (*self.prompt_ids[start:stop], *self.output_ids[max(0, start - offset) : max(0, stop - offset)])
+
+
+class SequenceFailure(NamedTuple):
+    """The end of a sequence whose numbers are not finite; no token comes with it."""
+
+    request_id: str
+    error: NotFinite
+    finish_reason: str = "error"
 
 
 class TokenDelta(NamedTuple):
@@ -264,3 +281,7 @@ class TokenDelta(NamedTuple):
             encoded_tiles=sequence.encoded_tiles if first else (),
             preemptions=max(0, sequence.num_admissions - 1),
         )
+
+
+SequenceDelta = TokenDelta | SequenceFailure
+"""What a step does to a sequence."""

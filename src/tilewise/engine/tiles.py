@@ -73,6 +73,11 @@ class TileIndex:
             self._pages[digest].ready = True
             self._in_flight -= 1
 
+    def drop(self, digest: bytes) -> None:
+        """Give back the page of a tile that was on its way there, and whose rows are of no use."""
+        self._free.append(self._pages.pop(digest).number)
+        self._in_flight -= 1
+
     def forget(self, used: bool) -> None:
         """Empty all filled pages; while sequences use pages (`used`), only those that the newest step does not want."""
         ready = [(digest, page) for digest, page in self._pages.items() if page.ready]

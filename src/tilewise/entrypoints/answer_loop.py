@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tilewise.console import Bar, progress_bar
 from tilewise.engine.core import EngineCore
 from tilewise.engine.counters import Counters, StatsLog
+from tilewise.engine.sequence import SequenceFailure
 from tilewise.errors import RankDied
 from tilewise.host import short_waits
 from tilewise.inputs.prepare import Preparer
@@ -82,6 +83,10 @@ class AnswerLoop:
         self._log_stats()
         for delta in deltas:
             group = owners[delta.request_id]
+            if isinstance(delta, SequenceFailure):
+                group.fail(delta)
+                yield group, ""
+                continue
             piece = group.take(delta)
             if piece is None:
                 continue

@@ -15,7 +15,7 @@ from typing import Any
 
 from tilewise.config import EngineConfig
 from tilewise.engine.counters import Counters
-from tilewise.engine.sequence import TokenDelta
+from tilewise.engine.sequence import SequenceDelta, SequenceFailure
 from tilewise.entrypoints.setup import SUPPORTED_TASKS, Entrypoint, absent, call_of, check_model
 from tilewise.environment import Environment
 from tilewise.errors import Cancelled, EngineDead, InvalidRequest, TilewiseError
@@ -60,7 +60,7 @@ class AsyncLLM(Entrypoint):
             self._loop.end()
             raise
         self._prepare_for(ready.resolved)
-        self._running: dict[str, Stream[TokenDelta]] = {}
+        self._running: dict[str, Stream[SequenceDelta]] = {}
 
     @named_keywords(FOREIGN_ARGUMENTS)
     def generate(
@@ -240,6 +240,9 @@ class AsyncLLM(Entrypoint):
             try:
                 async for deltas in stream:
                     for delta in deltas:
+                        if isinstance(delta, SequenceFailure):
+                            group.fail(delta)
+                            continue
                         piece = group.take(delta)
                         if piece is not None and piece.engine_goes_on:
                             stream.abort(delta.request_id)
@@ -253,14 +256,14 @@ class AsyncLLM(Entrypoint):
             finally:
                 del self._running[request_id]
 
-    def _open(self, requests: Sequence[Request]) -> Stream[TokenDelta]:
+    def _open(self, requests: Sequence[Request]) -> Stream[SequenceDelta]:
         """Submit requests; what their engine says is passed on from its loop to a stream of the caller's."""
 
         def leave(request_ids: Sequence[str], unfinished: tuple[str, ...]) -> None:
             with suppress(RuntimeError):  # the engine was shut down meanwhile, with all that it had
                 self._loop.call(self._engine.forget, request_ids, unfinished)
 
-        stream: Stream[TokenDelta] = Stream([request.id for request in requests], leave)
+        stream: Stream[SequenceDelta] = Stream([request.id for request in requests], leave)
         self._loop.submit(self._engine, requests, _ToOtherLoop(stream, asyncio.get_running_loop()))
         return stream
 
@@ -268,16 +271,16 @@ class AsyncLLM(Entrypoint):
 class _ToOtherLoop:
     """A sink that passes what it takes on to a stream of another event loop."""
 
-    def __init__(self, stream: Stream[TokenDelta], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, stream: Stream[SequenceDelta], loop: asyncio.AbstractEventLoop) -> None:
         self._stream, self._loop = stream, loop
 
-    def put(self, delta: TokenDelta) -> None:
+    def put(self, delta: SequenceDelta) -> None:
         self._pass_on(self._stream.put, delta)
 
     def fail(self, error: TilewiseError) -> None:
         self._pass_on(self._stream.fail, error)
 
-    def _pass_on(self, take: Callable[[Any], None], what: TokenDelta | TilewiseError) -> None:
+    def _pass_on(self, take: Callable[[Any], None], what: SequenceDelta | TilewiseError) -> None:
         with suppress(RuntimeError):  # the caller's loop has been closed, so nobody listens there
             self._loop.call_soon_threadsafe(take, what)
 

@@ -139,6 +139,8 @@ class BeamSearch:
     def _advance(self, search: _Search, answers: list[RequestOutput]) -> None:
         grown: list[BeamSearchSequence] = []
         for beam, answer in zip(search.beams, answers, strict=True):
+            if answer.outputs[0].error is not None:
+                raise answer.outputs[0].error
             for scores in answer.outputs[0].logprobs or ():
                 grown += [beam.grown(token_id, scores) for token_id in scores]
         ended = [] if self.params.ignore_eos else [beam for beam in grown if beam.tokens[-1] in self.end_ids]

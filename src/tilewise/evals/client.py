@@ -78,7 +78,9 @@ class EvalClient:
         for number, output in self.llm.answer_each(list(requests.values())):
             question, key = asked[order[number]]
             answer = ModelAnswer.of(output, question.scored)
-            if self.store:
+            if answer.problem is not None:
+                self.counts.failed.append(f"{question.where}: {answer.problem}")
+            elif self.store:
                 self.store.keep(key, answer)
             self.counts.count_computed(answer)
             yield order[number], answer

@@ -116,6 +116,8 @@ class ModelAnswer:
     @classmethod
     def of(cls, output: RequestOutput, scored: int) -> ModelAnswer:
         """Read an answer off an output: the last `scored` tokens of the prompt, or what was generated if that is 0."""
+        if (error := output.outputs[0].error) is not None:
+            return cls.failed(str(error))
         said, took = output.outputs[0], (output.usage.prompt_tokens, output.timing.total or 0.0)
         if scored:
             return cls("", (), None, *took, *_score(output, scored))
@@ -123,7 +125,7 @@ class ModelAnswer:
 
     @classmethod
     def failed(cls, problem: str) -> ModelAnswer:
-        """Return an answer without words and likelihood, for a question that could not be asked."""
+        """Return an answer without words and likelihood, for a question that could not be asked or answered."""
         return cls(problem=problem)
 
     def to_json(self) -> str:

@@ -24,6 +24,7 @@ ANSWER_OPTIONS = (
     "kv_cache_dtype",
     "load_format",
     "batch_invariant",
+    "check_numerics",
     "mm_processor_kwargs",
     "tile_budget",
     "flash_router",

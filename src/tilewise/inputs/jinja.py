@@ -74,7 +74,7 @@ class JinjaReport:
 
 def compare_templates(folder: CheckpointFolder, template: Template, start: str = "") -> tuple[JinjaReport, ...]:
     """Return one report for each different template of the checkpoint. `start` is the start token's text, if any."""
-    tokens = _token_texts(folder)
+    tokens = token_texts(folder)
     return tuple(_compare(source, files, template, start, tokens) for source, files in own_templates(folder).items())
 
 
@@ -88,9 +88,9 @@ def as_published(template: Template, folder: CheckpointFolder) -> Template:
         return template
     # One question is rendered with thinking left open, off and on: "off" has the opening, and what "on" has behind it
     # begins a thought.
-    tokens, asked = _token_texts(folder), "Who are you?"
+    tokens, asked = token_texts(folder), "Who are you?"
     options: list[dict[str, Any]] = [{}, {"enable_thinking": False}, {"enable_thinking": True}]
-    results = _render_all(source, [_wire([Message("user", asked)])] * len(options), tokens, options)
+    results = render_all(source, [_wire([Message("user", asked)])] * len(options), tokens, options)
     read = [_read(template, result.get("text", ""), asked, tokens.get("bos_token", "")) for result in results]
     if None in read:
         return template
@@ -133,7 +133,7 @@ def _default(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _token_texts(folder: CheckpointFolder) -> dict[str, str]:
+def token_texts(folder: CheckpointFolder) -> dict[str, str]:
     """Return the special tokens that templates may name; a file has each as a text or an object with one."""
     config = folder.optional("tokenizer_config.json")
     found = {name: config.get(name, "") for name in _TOKENS}
@@ -144,7 +144,7 @@ def _token_texts(folder: CheckpointFolder) -> dict[str, str]:
 def _compare(
     source: str, files: tuple[str, ...], template: Template, start: str, tokens: dict[str, str]
 ) -> JinjaReport:
-    results = _render_all(source, [_wire(messages) for messages in CONVERSATIONS.values()], tokens)
+    results = render_all(source, [_wire(messages) for messages in CONVERSATIONS.values()], tokens)
     ours = {
         name: to_string(template.render(messages, template.thinks_if(None))) for name, messages in CONVERSATIONS.items()
     }
@@ -160,7 +160,7 @@ def _compare(
     return JinjaReport(files, comparisons, tuple(_causes(template, ours, theirs)))
 
 
-def _render_all(
+def render_all(
     template: str,
     conversations: Sequence[list[dict[str, Any]]],
     tokens: dict[str, str],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tilewise.engine.sequence import TokenDelta
+from tilewise.engine.sequence import SequenceFailure, TokenDelta
 from tilewise.inputs.spec import HeaderIds, InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import RequestOutputKind, SamplingParams
@@ -183,6 +183,13 @@ class AnswerGroup:
             output.stop_reason,
             engine_goes_on=answer.finished and delta.finish_reason is None,
         )
+
+    def fail(self, failure: SequenceFailure) -> None:
+        """End an answer whose numbers were not finite; what came of it so far stays."""
+        output = self._answers[failure.request_id].output
+        if output.finish_reason is None:
+            output.finish_reason, output.error = failure.finish_reason, failure.error
+            self._open -= 1
 
     def _tick(self, delta: TokenDelta) -> None:
         self._tokens_saved, self._cached = delta.image_tokens_saved, delta.cached_tokens

@@ -118,6 +118,7 @@ def _limits(memory: MemoryPlan, batch_invariant: bool) -> Limits:
         batch_invariant=batch_invariant,
         kv_cache_dtype=config.quantised_kv,
         tile_batches=device.tile_batches,
+        check_numerics=config.check_numerics,
         graph_sizes=memory.graph_sizes,
     )
 

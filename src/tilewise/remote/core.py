@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from tilewise.engine.counters import Counters, EngineLoad
-from tilewise.engine.sequence import TokenDelta
+from tilewise.engine.sequence import SequenceDelta
 from tilewise.errors import TilewiseError
 from tilewise.plan import Resolved
 from tilewise.remote.engine import EngineProcess, Sink
@@ -92,8 +92,8 @@ class RemoteCore:
 
     def __init__(self, launch: Launch) -> None:
         """Start the engines, and return when the model is loaded. Raises what hinders the start."""
-        self._arrived: SimpleQueue[TokenDelta | _Failure] = SimpleQueue()
-        self._next: deque[TokenDelta | _Failure] = deque()
+        self._arrived: SimpleQueue[SequenceDelta | _Failure] = SimpleQueue()
+        self._next: deque[SequenceDelta | _Failure] = deque()
         """Tokens and failures that have arrived and that no step has returned yet."""
         self._unfinished: set[str] = set()
         self.replicas = replicas_of(launch)
@@ -132,9 +132,9 @@ class RemoteCore:
             self._unfinished.discard(request_id)
             self._loop.call(self.replicas.forget, [request_id], (request_id,))
 
-    def step(self) -> list[TokenDelta]:
+    def step(self) -> list[SequenceDelta]:
         """Return the tokens that have come, one at least unless nothing is unfinished. Raises what ended a request."""
-        deltas: list[TokenDelta] = []
+        deltas: list[SequenceDelta] = []
         while self._unfinished and self._has_arrived(wait=not deltas):
             if self._next[0].request_id not in self._unfinished:
                 self._next.popleft()  # of an aborted one
@@ -171,10 +171,10 @@ class RemoteCore:
 class _Sink:
     """A sink of one request, which passes its tokens and its failure to the thread that steps."""
 
-    def __init__(self, replicas: Replicas, request_id: str, arrived: SimpleQueue[TokenDelta | _Failure]) -> None:
+    def __init__(self, replicas: Replicas, request_id: str, arrived: SimpleQueue[SequenceDelta | _Failure]) -> None:
         self._replicas, self._request_id, self._arrived = replicas, request_id, arrived
 
-    def put(self, delta: TokenDelta) -> None:
+    def put(self, delta: SequenceDelta) -> None:
         if delta.finish_reason is not None:
             self._replicas.forget([self._request_id], ())
         self._arrived.put(delta)

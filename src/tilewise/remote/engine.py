@@ -19,7 +19,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from tilewise.engine.encode_core import EncodedDelta
-from tilewise.engine.sequence import TokenDelta
+from tilewise.engine.sequence import SequenceDelta
 from tilewise.errors import TilewiseError
 from tilewise.host import short_waits
 from tilewise.inputs.media.tile_memory import TileFile
@@ -39,7 +39,7 @@ class Sink(Protocol):
 
 OnClose = Callable[[Sequence[str], tuple[str, ...]], None]
 """Called with (all request ids, those that have not ended)."""
-Item = TypeVar("Item", TokenDelta, EncodedDelta)
+Item = TypeVar("Item", SequenceDelta, EncodedDelta)
 
 
 class Stream(Generic[Item]):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from tilewise.config import EngineConfig
 from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.engine.encode_core import EncodedDelta
-from tilewise.engine.sequence import TokenDelta
+from tilewise.engine.sequence import SequenceDelta
 from tilewise.errors import TilewiseError
 from tilewise.host import Memory
 from tilewise.inputs.media.tile_memory import Loan, StoredTile, TileForm, TileMemory, TileRef
@@ -116,7 +116,7 @@ class Pipe:
         return data
 
 
-Delta = TokenDelta | EncodedDelta
+Delta = SequenceDelta | EncodedDelta
 
 
 class Core(Protocol):

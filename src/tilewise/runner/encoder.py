@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from tilewise.models.tile_encoder import EncodedTiles, TileEncoder
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Capturer
 from tilewise.platforms.transfers import PendingCopy, Streams, start_copy_to_host, to_device
+from tilewise.runner.finite import broken_rows
 from tilewise.runner.forward import CapturedEncoder
 from tilewise.runner.tile_store import StoredTile, TileStore
 from tilewise.runner.vision_workers import VisionWorkers
@@ -47,12 +49,16 @@ class EncoderLane:
         workers: VisionWorkers | None = None,
         streams: Streams | None = None,
         capturer: Capturer | None = None,
+        check_numerics: bool = False,
     ) -> None:
-        """Allocate pools. `models` are the model and its draft model, if any, which encodes the same tiles itself."""
+        """Allocate pools. `models` are the model and its draft model, if any, which encodes the same tiles itself.
+
+        With `check_numerics`, each tile says whether its rows are finite, and none that is not is kept.
+        """
         self._encoders: list[TileEncoder | CapturedEncoder] = [
             _captured(model.encoder, capturer) if streams else model.encoder for model in models if model.encoder
         ]
-        self._workers, self._streams = workers, streams
+        self._workers, self._streams, self._checks = workers, streams, check_numerics
         self._beside: deque[_BatchInFlight] = deque()
         self._has_pages = bool(self._encoders) or workers is not None
         self._scored = models[0].config.flash is not None
@@ -63,6 +69,7 @@ class EncoderLane:
         self._round: _EncodingRound | None = None
         self._timed = (0.0, 0.0)  # seconds and tiles
         self.pools = [_empty_pool(model, num_pages if self._has_pages else 0) for model in models]
+        self._nobody_asks = torch.empty(0, device=self.pools[0].device)
 
     def prepare(self) -> None:
         """Capture batches of all sizes, if any are captured."""
@@ -137,8 +144,11 @@ class EncoderLane:
         """Write tiles that came encoded into their pages, but not into the store, which has what was computed here."""
         for job in jobs if self._has_pages else ():
             rows = torch.from_numpy(np.array(job.rows))  # a copy: the array may be read-only
-            self.pools[0][job.page] = rows.view(torch.bfloat16) if rows.dtype == torch.uint16 else rows
-            yield EncodedTile(job.digest)
+            rows = rows.view(torch.bfloat16) if rows.dtype == torch.uint16 else rows
+            self.pools[0][job.page] = rows
+            # As the pool has them: float32 may be too large for its dtype.
+            finite = not self._checks or not self._broken([job.page]).any()
+            yield EncodedTile(job.digest, finite=finite)
 
     def _from_beside(self, streams: Streams, wait: bool) -> tuple[EncodedTile, ...]:
         """Give the device a batch and the next one in line; return the tiles of those that are done."""
@@ -151,12 +161,12 @@ class EncoderLane:
                 # still read: only behind those may they be filled.
                 streams.follow_steps()
                 self._fill(round)
-                scores = start_copy_to_host(*(x for x in (round.found[0].scores,) if x is not None))
-                self._beside.append(_BatchInFlight(round, scores, streams.tiles_done()))
+                facts = start_copy_to_host(*self._facts(round, round.found[0].scores))
+                self._beside.append(_BatchInFlight(round, facts, streams.tiles_done()))
         while self._beside and (self._beside[0].done.query() or (wait and not filled)):
             first = self._beside.popleft()
             first.done.synchronize()
-            filled += self._known(first.round, first.scores.wait())
+            filled += self._known(first.round, *first.facts.wait())
         return tuple(filled)
 
     def _from_workers(self, workers: VisionWorkers, wait: bool) -> tuple[EncodedTile, ...]:
@@ -165,8 +175,8 @@ class EncoderLane:
         self._hand_out(workers)
         for jobs, found in workers.finished(wait):
             self.pools[0][[job.page for job in jobs]] = found.rows
-            scores = [None] * len(jobs) if found.scores is None else found.scores.tolist()
-            filled += self._keep(jobs, scores)
+            broken = self._broken([job.page for job in jobs])
+            filled += self._keep(jobs, self._nobody_asks if found.scores is None else found.scores, broken)
         self._hand_out(workers)
         return tuple(filled)
 
@@ -208,7 +218,7 @@ class EncoderLane:
 
     def _recall(self, jobs: Sequence[EncodeJob]) -> list[EncodedTile]:
         """Read the tiles that the store has. Only the first of several ranks has one, and gives tiles to the others."""
-        found = [self._store.read(job.digest) if self._store else None for job in jobs]
+        found = [self._stored(job.digest) for job in jobs]
         pool = self.pools[0]
         for job, tile in zip(jobs, found, strict=True):
             if tile is not None:
@@ -223,11 +233,16 @@ class EncoderLane:
             pool[pages] = self._mesh.from_first(pool[pages])
         return [EncodedTile(job.digest, score if self._scored else None) for job, score in there]
 
+    def _stored(self, digest: bytes) -> StoredTile | None:
+        """Read a tile from the store; one whose rows are not finite, kept before these were checked, is not there."""
+        tile = self._store.read(digest) if self._store else None
+        return None if tile is None or (self._checks and not tile.rows.isfinite().all()) else tile
+
     def _finish(self, round: _EncodingRound) -> list[EncodedTile]:
         """Write a round's rows into their pages; return the tiles, in the order of their jobs."""
         self._fill(round)
         scores = round.found[0].scores
-        return self._known(round, () if scores is None else (self._of_all(round, scores),))
+        return self._known(round, *self._facts(round, None if scores is None else self._of_all(round, scores)))
 
     def _fill(self, round: _EncodingRound) -> None:
         """Write every rank's rows into the pages of all ranks."""
@@ -235,11 +250,21 @@ class EncoderLane:
         for pool, found in zip(round.pools, round.found, strict=True):
             pool[pages] = self._of_all(round, found.rows)
 
-    def _known(self, round: _EncodingRound, scores: tuple[Tensor, ...]) -> list[EncodedTile]:
+    def _facts(self, round: _EncodingRound, scores: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return scores of a round's tiles, and which of them are not finite; each is empty where nobody asks."""
+        return self._nobody_asks if scores is None else scores, self._broken([job.page for job in round.jobs])
+
+    def _broken(self, pages: Sequence[int]) -> Tensor:
+        """Return which of some filled pages have rows that are not finite; nothing if these are not checked."""
+        if not self._checks:
+            return self._nobody_asks
+        return broken_rows(self.pools[0][to_device(list(pages), self.pools[0].device)])
+
+    def _known(self, round: _EncodingRound, scores: Tensor, broken: Tensor) -> list[EncodedTile]:
         """Return the tiles of a round that is in its pages, and give those to the store that it lacks."""
         if round.jobs[0].digest in self._recalled:
             return [self._recalled.pop(job.digest)[1] for job in round.jobs]
-        return self._keep(round.jobs, scores[0].tolist() if scores else [None] * len(round.jobs))
+        return self._keep(round.jobs, scores, broken)
 
     def _of_all(self, round: _EncodingRound, own: Tensor) -> Tensor:
         """Return the results [tiles, ...] of all ranks, of which `own` is this rank's, in the order of `round.jobs`.
@@ -253,13 +278,18 @@ class EncoderLane:
         parts = zip(round.parts, self._mesh.gather(filled), strict=True)
         return torch.cat([some[: len(part)] for part, some in parts])
 
-    def _keep(self, jobs: Sequence[EncodeJob], scores: Sequence[float | None]) -> list[EncodedTile]:
+    def _keep(self, jobs: Sequence[EncodeJob], scores: Tensor, broken: Tensor) -> list[EncodedTile]:
         """Give encoded tiles to the store, if there is one; return them."""
+        flags = broken.tolist() or [False] * len(jobs)
+        found = [
+            EncodedTile(job.digest, score, not flag and (score is None or not self._checks or math.isfinite(score)))
+            for job, score, flag in zip(jobs, scores.tolist() or [None] * len(jobs), flags, strict=True)
+        ]
         if self._store:
-            for job, score in zip(jobs, scores, strict=True):
+            for job, tile in ((job, tile) for job, tile in zip(jobs, found, strict=True) if tile.finite):
                 (rows,) = start_copy_to_host(self.pools[0][job.page].clone()).wait()
-                self._store.write_later(job.digest, StoredTile(rows, score))
-        return [EncodedTile(job.digest, score) for job, score in zip(jobs, scores, strict=True)]
+                self._store.write_later(job.digest, StoredTile(rows, tile.score))
+        return found
 
 
 _FADES = 0.9
@@ -280,7 +310,8 @@ class _BatchInFlight(NamedTuple):
     """A batch that is encoded beside steps."""
 
     round: _EncodingRound
-    scores: PendingCopy
+    facts: PendingCopy
+    """Scores, and which tiles are not finite, as `EncoderLane._facts` gives them."""
     done: _Done
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from tilewise.platforms.kv_cache import LayerCache, empty_cache, kept_dtype
 from tilewise.platforms.transfers import Streams, start_copy_to_host, to_device
 from tilewise.runner.batch import Placement, Tables, build_batch, pieces_of, place_in_order, place_in_panels
 from tilewise.runner.encoder import EncoderLane
+from tilewise.runner.finite import FiniteCheck
 from tilewise.runner.forward import Forward, logits_by_panels, logits_one_by_one, logits_together
 from tilewise.runner.sampler import SampledTokens, choose, rows_of, sample, score_prompts
 from tilewise.runner.tile_store import TileStore
@@ -71,9 +72,24 @@ class LaunchedStep:
     encoded: tuple[EncodedTile, ...]
     prompt_scores: PromptScores
     seconds: StepSeconds | None = None
+    check: FiniteCheck | None = None
 
     def wait(self) -> StepResult:
-        return StepResult(self.sampled.wait(), self.encoded, self.prompt_scores, self.seconds)
+        sampled, not_finite = self.sampled.wait(), dict[int, str]()
+        if self.check is not None:
+            sampled, not_finite = self.check.wait(sampled)
+        return StepResult(sampled, self.encoded, self.prompt_scores, self.seconds, not_finite)
+
+
+class _Computed(NamedTuple):
+    """What a step's work gives."""
+
+    sampled: SampledTokens
+    prompt_scores: PromptScores
+    check: FiniteCheck | None
+
+
+_NOTHING = _Computed(SampledTokens((), start_copy_to_host(), ()), {}, None)
 
 
 class LocalRunner:
@@ -111,7 +127,9 @@ class LocalRunner:
         self._stream: Callable[[], AbstractContextManager[Any]] = streams.steps if streams else nullcontext
         with self._stream():  # where it is filled is where it is read
             self._tables = Tables(limits, device)
-            self._lane = EncoderLane(models, limits.tile_pages, sizes, store, mesh, workers, beside, capturer)
+            self._lane = EncoderLane(
+                *(models, limits.tile_pages, sizes, store, mesh, workers, beside, capturer), limits.check_numerics
+            )
             caches = allocate_caches(model, limits, device)
             self._forward = Forward(model, limits, caches, self._lane.pools[0], capturer)
             self._drafter = (
@@ -142,14 +160,15 @@ class LocalRunner:
         if self._drafter:
             self._drafter.advance(plan)
         began = time.perf_counter()
-        sampled, prompt_scores = self._decode(plan) if plan.work else (SampledTokens((), start_copy_to_host(), ()), {})
+        computed = self._decode(plan) if plan.work else _NOTHING
         decoded = time.perf_counter() - began
         written = self._lane.write(plan.rows)
         encoded = (*written, *self._lane.take(plan.encode), *self._lane.advance(plan.tiles, wait=not plan.work))
         tile = self._lane.tile_seconds
-        return LaunchedStep(sampled, encoded, prompt_scores, None if tile is None else StepSeconds(decoded, tile))
+        seconds = None if tile is None else StepSeconds(decoded, tile)
+        return LaunchedStep(computed.sampled, encoded, computed.prompt_scores, seconds, computed.check)
 
-    def _decode(self, plan: StepPlan) -> tuple[SampledTokens, PromptScores]:
+    def _decode(self, plan: StepPlan) -> _Computed:
         tables, placement = self._tables, self._place(plan.work)
         for work in plan.work:
             if work.draft_ids:
@@ -166,7 +185,12 @@ class LocalRunner:
             logits = self._sampled_logits(self._model.logits, hidden, batch.logits_rows)
         if any(tables.admission(work.slot).sampling.prompt_logprobs is not None for work in plan.work):
             prompt_scores = self._mesh.reported(prompt_scores)
-        return sample(logits, sampling, tables, self._model.ops, self._mesh), prompt_scores
+        sampled = sample(logits, sampling, tables, self._model.ops, self._mesh)
+        check = None
+        if self._limits.check_numerics:
+            assert batch.layout.token_rows is not None
+            check = FiniteCheck.begin(plan.work, hidden, batch.layout.token_rows, logits, self._mesh)
+        return _Computed(sampled, prompt_scores, check)
 
     def _hidden(self, work: Sequence[Work], batch: ModelBatch) -> Tensor:
         """Return the last hidden states [N, H]; a pipeline's are computed in pieces that stages hand on one by one."""

@@ -21,6 +21,7 @@ from tilewise.plan import Resolved, why_batch_invariant
 from tilewise.platforms import current_platform
 from tilewise.platforms.base import Platform
 from tilewise.runner.build import arithmetic_name, chosen_dtype, load_encoder, tile_folder, tile_store
+from tilewise.runner.finite import broken_rows
 from tilewise.runner.tile_store import StoredTile, TileStore
 from tilewise.step import Limits
 from tilewise.types import Tile
@@ -36,25 +37,35 @@ class TileTower:
     """A tower that encodes tiles in batches of `sizes`. A `store` gives the tiles that it has, and gets the others."""
 
     def __init__(
-        self, encoder: TileEncoder, sizes: Sequence[int], device: torch.device, store: TileStore | None = None
+        self,
+        encoder: TileEncoder,
+        sizes: Sequence[int],
+        device: torch.device,
+        store: TileStore | None = None,
+        check_numerics: bool = False,
     ) -> None:
-        self._encoder, self._device, self._store = encoder, device, store
+        """With `check_numerics`, rows that are not finite are neither returned nor kept."""
+        self._encoder, self._device, self._store, self._checks = encoder, device, store, check_numerics
         self.sizes = sizes
 
     def recall(self, digest: bytes) -> NDArray[Any] | None:
         """Return the rows of a tile that the store has, [tokens, hidden], the bits of bfloat16 as uint16; else None."""
         tile = self._store.read(digest) if self._store else None
-        return None if tile is None else _array(tile.rows)
+        return None if tile is None or self._is_broken(tile.rows) else _array(tile.rows)
+
+    def _is_broken(self, rows: Tensor) -> bool:
+        return self._checks and bool(broken_rows(rows).any())
 
     @torch.inference_mode()
-    def encode(self, tiles: Sequence[Tile]) -> list[NDArray[Any]]:
-        """Encode tiles as one batch; return the rows of each, in the form of `recall`."""
+    def encode(self, tiles: Sequence[Tile]) -> list[NDArray[Any] | None]:
+        """Encode tiles as one batch; return the rows of each, in the form of `recall`, or None where not finite."""
         pixels = torch.from_numpy(np.stack([tile.pixels for tile in tiles])).to(self._device)
-        found = [rows.clone() for rows in self._encoder(pixels).rows.cpu()]
+        encoded = [rows.clone() for rows in self._encoder(pixels).rows.cpu()]
+        found = [None if self._is_broken(rows) else rows for rows in encoded]
         if self._store:
-            for tile, rows in zip(tiles, found, strict=True):
-                self._store.write_later(tile.digest, StoredTile(rows))
-        return [_array(rows) for rows in found]
+            for tile, kept in ((tile, rows) for tile, rows in zip(tiles, found, strict=True) if rows is not None):
+                self._store.write_later(tile.digest, StoredTile(kept))
+        return [None if rows is None else _array(rows) for rows in found]
 
     def close(self) -> None:
         """Wait until the store has all tiles."""
@@ -78,7 +89,8 @@ def build_tower(config: EngineConfig, model: Checkpoint) -> tuple[TileTower, Res
     arithmetic = arithmetic_name(platform, ops, config)
     store = tile_store(kept, weights, architecture.config, dtype, arithmetic) if kept else None
     logger.info("Loading weights took %.2f seconds: tower and projector", time.perf_counter() - started)
-    return TileTower(encoder, resolved.limits.tile_batches, platform.device, store), resolved
+    sizes, checks = resolved.limits.tile_batches, config.check_numerics
+    return TileTower(encoder, sizes, platform.device, store, checks), resolved
 
 
 def cache_bytes(config: EngineConfig) -> int:

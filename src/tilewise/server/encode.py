@@ -15,6 +15,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from tilewise.engine.encode_core import EncodedDelta
+from tilewise.engine.sequence import SequenceFailure
 from tilewise.errors import EngineDead, InvalidField
 from tilewise.ignored import Ignored
 from tilewise.inputs.media.arrays import IMAGE_EMBEDS
@@ -150,6 +151,8 @@ async def encode(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) -> Re
         )
         async with service.engine.open([request]) as stream:
             async for found in stream:
+                if isinstance(found[0], SequenceFailure):
+                    raise found[0].error
                 # Its base64 and JSON, megabytes of them, are made in a thread.
                 content = await service.prepare(partial(encode_body, call, request, found[0]))
                 return Response(content, media_type="application/json")

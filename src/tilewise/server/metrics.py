@@ -63,6 +63,7 @@ _COUNTERS: dict[str, tuple[str, ...]] = {
     "vllm:spec_decode_num_accepted_tokens_per_pos": ("Tokens guessed right, by place", "position"),
     "vllm:prompt_tokens_cached": ("Tokens of prompts that were cached",),
     "vllm:request_success": ("Answers, by how they ended", "finished_reason"),
+    "tilewise:not_finite": ("Requests ended for numbers that were NaN or infinite, by part of the model", "part"),
     "tilewise:engine_restarts": ("Times that the engine's process was replaced",),
 }
 """Name -> help, and the label that the metric has beside the model's and the engine's."""
@@ -179,6 +180,8 @@ class EngineMetrics:
             self._metrics[name] = families.metric(engine, Histogram, name, text, buckets=of_model)()
         for source in ("local_compute", "local_cache_hit", "external_kv_transfer"):
             self._by_label["vllm:prompt_tokens_by_source"](source).inc(0)
+        for part in ("tower", "decoder"):
+            self._by_label["tilewise:not_finite"](part).inc(0)
 
     def describe_caches(self, resolved: Resolved) -> None:
         """Report the sizes and options of the engine's caches, as labels of a gauge that is always 1."""
@@ -206,6 +209,9 @@ class EngineMetrics:
         by_source("local_cache_hit").inc(grown["prefix_cache_hits"])
         self._metrics["vllm:gpu_prefix_cache_queries"].inc(grown["prefix_cache_queries"])
         self._metrics["vllm:gpu_prefix_cache_hits"].inc(grown["prefix_cache_hits"])
+        for part in ("tower", "decoder"):
+            field = f"not_finite_{part}"
+            self._by_label["tilewise:not_finite"](part).inc(getattr(counters, field) - getattr(self._seen, field))
         for place, count in enumerate(counters.accepted_at):
             before = self._seen.accepted_at[place] if place < len(self._seen.accepted_at) else 0
             self._by_label["vllm:spec_decode_num_accepted_tokens_per_pos"](str(place)).inc(count - before)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TypeVar
 
-from tilewise.engine.sequence import TokenDelta
+from tilewise.engine.sequence import SequenceDelta, SequenceFailure
 from tilewise.errors import EngineDead, Expired, Overloaded
 from tilewise.ignored import Ignored, IgnoredLog
 from tilewise.inputs.media.reader import MediaOptions, MediaReader
@@ -153,9 +153,15 @@ class AnswerService:
             if self.tracing is not None:
                 self.tracing.ended(group)
 
-    def _take(self, group: AnswerGroup, deltas: list[TokenDelta], stream: Stream[TokenDelta]) -> list[AnswerDelta]:
+    def _take(
+        self, group: AnswerGroup, deltas: list[SequenceDelta], stream: Stream[SequenceDelta]
+    ) -> list[AnswerDelta]:
+        """Return what the deltas add to the answers. Raises NotFinite where one of them failed."""
         pieces = []
         for delta in deltas:
+            if isinstance(delta, SequenceFailure):
+                group.fail(delta)
+                raise delta.error
             before = group.last_time(delta.request_id)
             piece = group.take(delta)
             if piece is None:
