@@ -74,10 +74,21 @@ lint-deploy: .venv-deploy/installed ## lint images, manifests, units and workflo
 	.venv-deploy/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-check: install ## formatting, lint and strict types
+check: install ## formatting, lint, strict types, and bounds and licences of dependencies
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_dependencies.py tests/test_advisories.py
+
+audit: install .venv-audit/installed ## look up what is installed in a database of known weaknesses (needs a network)
+	@mkdir -p build
+	$(BIN)/python -m pip freeze --exclude-editable > build/installed.txt
+	.venv-audit/bin/python deploy/audit.py build/installed.txt
+
+.venv-audit/installed: deploy/requirements-audit.txt
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 format: install ## format and fix what can be fixed
 	$(BIN)/ruff format .
@@ -119,7 +130,7 @@ docs-serve: $(VENV)/docs ## show the documentation at http://127.0.0.1:8010, and
 	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8010
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) .venv-clients .venv-deploy build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .venv-audit .venv-clients .venv-deploy build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 .PHONY: help install demo test test-slow test-batch test-clients test-harness test-cuda test-ahead test-browser test-ray test-schema check format eval-demo matrix
-.PHONY: docs docs-serve compatibility monitoring equality bench-gpu test-wheel lint-deploy clean
+.PHONY: audit docs docs-serve compatibility monitoring equality bench-gpu test-wheel lint-deploy clean

@@ -1,7 +1,8 @@
 """The output of a process at a terminal: log lines, and progress bars where a person looks.
 
 Lines have vLLM's form, which scripts look for: `(APIServer pid=7) INFO 12-05 08:42:13 [loggers.py:127] text`. Each line
-of a message bears the prefix, so that a text with line breaks cannot pass for a line of the log.
+of a message bears the prefix, so that a text with line breaks cannot pass for a line of the log. Passwords in addresses
+are left out, and the queries of paths that were asked for, where clients may have put a key.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 import logging.config
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +20,17 @@ from typing import Any
 
 from tilewise.errors import InvalidConfig, did_you_mean
 
+_CREDENTIALS = re.compile(r"(?<=://)[^/?#\s@]+@")
 _LEVELS = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG")
+
+
+def without_credentials(text: str) -> str:
+    """Return a text without the user and password of any address in it.
+
+    >>> without_credentials("http://me:secret@proxy:3128 refuses")
+    'http://***@proxy:3128 refuses'
+    """
+    return _CREDENTIALS.sub("***@", text)
 
 
 class EngineFormatter(logging.Formatter):
@@ -37,7 +49,7 @@ class EngineFormatter(logging.Formatter):
 
     def _text(self, record: logging.LogRecord) -> str:
         text = record.getMessage()
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        return without_credentials(f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text)
 
 
 class HttpFormatter(EngineFormatter):
@@ -48,16 +60,22 @@ class HttpFormatter(EngineFormatter):
         return _prefixed(f"({self._process} pid={os.getpid()}) {name:<9} ", self._text(record) + _phrase(record))
 
 
-class QuietPaths(logging.Filter):
-    """A filter that drops access lines of some paths. An access record's third argument is the path with its query."""
+class AccessPaths(logging.Filter):
+    """A filter that drops access lines of some paths, and the queries of all.
 
-    def __init__(self, paths: Collection[str]) -> None:
+    An access record's third argument is the path with its query.
+    """
+
+    def __init__(self, quiet: Collection[str]) -> None:
         super().__init__()
-        self._paths = frozenset(paths)
+        self._quiet = frozenset(quiet)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        asked = record.args[2] if isinstance(record.args, tuple) and len(record.args) > 2 else ""
-        return str(asked).partition("?")[0] not in self._paths
+        if not isinstance(record.args, tuple) or len(record.args) < 3:
+            return True
+        path = str(record.args[2]).partition("?")[0]
+        record.args = (*record.args[:2], path, *record.args[3:])
+        return path not in self._quiet
 
 
 def set_up_logs(process: str, level: str = "INFO") -> None:
@@ -76,17 +94,17 @@ def set_up_logs(process: str, level: str = "INFO") -> None:
 def http_log_config(process: str, level: str, access: bool, quiet_paths: Collection[str] = ()) -> dict[str, Any]:
     """Return uvicorn's `log_config`: its lines to standard error, access lines to standard output, as it has them."""
     own = {"()": HttpFormatter, "process": process}
-    quiet = {"()": QuietPaths, "paths": quiet_paths}
+    paths = {"()": AccessPaths, "quiet": quiet_paths}
     stream = {"class": "logging.StreamHandler", "formatter": "http"}
     access_level = level.upper() if access else "CRITICAL"
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"http": own},
-        "filters": {"quiet": quiet},
+        "filters": {"paths": paths},
         "handlers": {
             "http": {**stream, "stream": "ext://sys.stderr"},
-            "access": {**stream, "stream": "ext://sys.stdout", "filters": ["quiet"]},
+            "access": {**stream, "stream": "ext://sys.stdout", "filters": ["paths"]},
         },
         "loggers": {
             "uvicorn": {"handlers": ["http"], "level": _uvicorn_level(level), "propagate": False},

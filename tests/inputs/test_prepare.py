@@ -13,8 +13,10 @@ from PIL import Image
 from tilewise.errors import InvalidMedia, InvalidRequest, TooLong, UnknownOption
 from tilewise.inputs.media.images import ImageLimits
 from tilewise.inputs.media.tiling import LimitedPicture, tile_digest
+from tilewise.inputs.messages import parse_messages
 from tilewise.inputs.options import InputOptions
-from tilewise.inputs.pieces import MediaPlace, Message
+from tilewise.inputs.pieces import MediaPlace, Message, Special, Text, join_text
+from tilewise.inputs.prepare import MAX_CHARACTERS
 from tilewise.sampling_params import SamplingParams
 
 GREEDY = SamplingParams(temperature=0)
@@ -412,3 +414,46 @@ def test_a_request_has_sampling_params_of_its_own(preparer):
     params.n, params.temperature = 2, 0
     with pytest.raises(InvalidRequest, match="n must be 1 when using greedy sampling, got 2"):
         preparer.prompt([65], [], params)
+
+
+@pytest.mark.parametrize("text", [" ", "a", "a b ", "<|im_end|>", "<image>", "\U0001f600"])
+def test_a_text_that_no_context_holds_is_not_tokenized(make_preparer, monkeypatch, text):
+    """CVE-2025-46560, CVE-2026-9540: minutes and gigabytes for a body of some megabytes."""
+    preparer = make_preparer(max_model_len=64)
+    long = text * (10**6 // len(text))
+    counted = []
+    encode = preparer.tokenizer.encode_text
+    monkeypatch.setattr(preparer.tokenizer, "encode_text", lambda part: counted.append(len(part)) or encode(part))
+    monkeypatch.setattr(preparer.tokenizer, "encode_pieces", lambda *_, **__: pytest.fail("all of it is tokenized"))
+    for ask_for in (lambda: ask(preparer, long), lambda: preparer.prompt(long, (), GREEDY)):
+        with pytest.raises(TooLong, match=r"which are \d+ tokens or more, the context holds 64 with") as caught:
+            ask_for()
+        assert caught.value.prompt_tokens >= 128
+    assert sum(counted) < 10**5
+
+
+def test_a_text_that_is_cut_is_tokenized_up_to_a_limit(make_preparer):
+    preparer = make_preparer(max_model_len=64)
+    assert len(preparer.prompt("a b " * 10**4, (), GREEDY, keep_last=8).prompt_ids) == 8
+    with pytest.raises(InvalidRequest, match=rf"has {MAX_CHARACTERS + 1} characters, the limit is {MAX_CHARACTERS}:"):
+        preparer.prompt("a" * (MAX_CHARACTERS + 1), (), GREEDY, keep_last=8)
+
+
+def test_sparse_texts_that_fit_are_taken(make_preparer):
+    """More characters a token than is usual, and more tokens where they are counted in slices."""
+    preparer = make_preparer(max_model_len=4096)
+    text = ("\N{GREEK SMALL LETTER ALPHA}" * 3 + " ") * 500
+    assert ask(preparer, text).prompt_ids
+
+
+def test_more_parts_than_any_context_has_tokens(preparer):
+    with pytest.raises(InvalidRequest, match=r"^messages have 20001 parts in all, the limit is 16384: "):
+        parse_messages([{"role": "user", "content": "a"}, {"role": "user", "content": [{"text": "a"}] * 20_000}])
+
+
+def test_texts_without_end_are_joined_in_one_go():
+    """Joined one by one, two million pieces would copy terabytes."""
+    pieces = [Text("a"), Text("")] * 10**6
+    assert join_text([Special("<x>"), *pieces, Special("<x>"), Text("")]) == [
+        *(Special("<x>"), Text("a" * 10**6), Special("<x>")),
+    ]

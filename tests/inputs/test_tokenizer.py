@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.tiny import SPECIAL_IDS, tokenizer
-from tilewise.errors import InvalidCheckpoint
+from tilewise.errors import InvalidCheckpoint, InvalidRequest
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.twin.vocabularies import VOCABULARIES
 
@@ -69,3 +69,14 @@ def test_a_tokenizer_without_the_image_token_is_refused():
     renumbered = [{**token, "id": 264 + number} for number, token in enumerate(bare["added_tokens"])]
     with pytest.raises(InvalidCheckpoint, match="no token <IMG_CONTEXT>"):
         Tokenizer(json.dumps({**bare, "added_tokens": renumbered}))
+
+
+def test_patterns_that_give_up_are_an_error_of_the_request():
+    """A checkpoint's own pattern may go back without end; the library panics then, which is no Exception."""
+    definition = json.loads(tokenizer().to_str())
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+b"}, "behavior": "Isolated", "invert": False}
+    definition["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, definition["pre_tokenizer"]]}
+    harmful = Tokenizer(json.dumps(definition))
+    assert harmful.encode_text("aab")
+    with pytest.raises(InvalidRequest, match=r"^The tokenizer gives up on a text of 40 characters: "):
+        harmful.encode_text("a" * 40)

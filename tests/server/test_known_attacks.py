@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import io
 import socket
-from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
 from starlette.datastructures import Headers
 
+from tests.processes import children, listening
 from tests.served import Served
-from tests.server.live import KEYS, about_picture, about_video, ask_about, chat, error_of
+from tests.server.live import KEYS, MAX_BODY, ROOT, about_picture, about_video, ask_about, chat, error_of
 from tilewise.server.middleware import RequestGuard
 
 DEEP = 100_000
@@ -175,34 +176,7 @@ def test_only_the_port_of_http_is_listened_at(live: Served):
     """CVE-2026-3059, CVE-2026-3060, CVE-2026-3989, CVE-2026-7301: an internal socket that anybody reaches."""
     pids = [live.process.pid, *children(live.process.pid)]
     assert live.engine_pid in pids
-    assert listening(pids) == {int(live.url.rpartition(":")[2])}
-
-
-def children(pid: int) -> list[int]:
-    """Of a process, and theirs."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    found = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    return found + [inner for child in found for inner in children(child)]
-
-
-def listening(pids: list[int]) -> set[int]:
-    """TCP and UDP ports that these processes have open, whatever their address."""
-    sockets = set()
-    for pid in pids:
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            try:
-                target = str(descriptor.readlink())
-            except FileNotFoundError:
-                continue
-            if target.startswith("socket:["):
-                sockets.add(target.removeprefix("socket:[").rstrip("]"))
-    ports = set()
-    for kind, state in (("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07")):
-        for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == state and fields[9] in sockets:
-                ports.add(int(fields[1].rpartition(":")[2], 16))
-    return ports
+    assert listening(pids) == {("127.0.0.1", int(live.url.rpartition(":")[2]))}
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":'])
@@ -225,3 +199,98 @@ def test_a_download_that_says_nothing_of_its_size(live: Served):
         assert answer.status_code == 200
         with pytest.raises(TimeoutError):
             listener.accept()
+
+
+HOSTS = [b"a/health?x=", b"a/metrics#", b"a/version?", b"127.0.0.1:1/ping?", b"a\\health"]
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/server_info", f"{ROOT}/v1/models"])
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_host_that_looks_like_an_open_path(locked: Served, host: bytes, path: str):
+    """CVE-2026-48746, CVE-2026-48710: the path that is judged is made of the header Host."""
+    answer = raw_answer(locked, b"GET %b HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % (path.encode(), host))
+    assert answer.startswith((b"HTTP/1.1 401", b"HTTP/1.1 400")), answer[:200]
+    assert b'"data"' not in answer
+
+
+SMUGGLED = b"GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n"
+FRAMES = {
+    "a length and chunks": b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + SMUGGLED,
+    "chunks of another coding": b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n" + SMUGGLED,
+    "a header that is folded": b"Content-Length: 0\r\nX:\r\n Transfer-Encoding: chunked\r\n\r\n" + SMUGGLED,
+    "a blank before the colon": b"Content-Length : 0\r\n\r\n" + SMUGGLED,
+    "a sign before the length": b"Content-Length: +0\r\n\r\n" + SMUGGLED,
+    "no end of a chunk": b"Transfer-Encoding: chunked\r\n\r\n2\r\nxxyy0\r\n\r\n" + SMUGGLED,
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_request_inside_of_another(live: Served, name: str):
+    """CVE-2025-43859 and its kind: a proxy and the server disagree on where a request ends. None is answered twice, but
+    for the folded header, which ends where everybody sees it end.
+    """
+    answer = raw_answer(live, b"POST /nothing HTTP/1.1\r\nHost: a\r\n" + FRAMES[name])
+    assert b"HTTP/1.1 200" not in answer or name == "a header that is folded", answer
+    assert answer.count(b"HTTP/1.1") == (2 if name == "a header that is folded" else 1)
+
+
+def raw_answer(live: Served, data: bytes) -> bytes:
+    """Return all that the server says to these bytes, behind which the client sends nothing more."""
+    address = urlsplit(live.url)
+    with socket.create_connection((address.hostname, address.port), 30) as connection:
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.parametrize("headers", [{"X-Request-Id": "a\r\nSet-Cookie: b"}, {"X-Request-Id": "a\nb"}])
+def test_a_header_that_brings_another(live: Served, headers: dict[str, str]):
+    """Headers that come back bring no line of the client's; h11 refuses those that could."""
+    name, value = next(iter(headers.items()))
+    request = f"GET /health HTTP/1.1\r\nHost: a\r\n{name}: {value}\r\nConnection: close\r\n\r\n".encode()
+    assert b"\r\nset-cookie" not in raw_answer(live, request).lower()
+
+
+NUMBERS = ("n", "max_tokens", "min_tokens", "top_k", "top_logprobs", "prompt_logprobs", "seed", "max_dynamic_patch")
+
+
+@pytest.mark.parametrize("value", [10**9, -(10**9), 10**30])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_that_are_too_large(live: Served, name: str, value: int):
+    """CVE-2026-34756: an `n` of a billion; CVE-2026-21869: a count below zero. Each is refused, or means nothing."""
+    answer = chat(live, **{"logprobs": name == "top_logprobs" or None, name: value})
+    assert answer.status_code in (200, 400), answer.text
+
+
+def test_a_count_of_another_server_below_zero(live: Served):
+    """CVE-2026-21869: `n_discard` below zero writes beyond a buffer. Nothing here has that name."""
+    answer = chat(live, n_discard=-5)
+    assert answer.status_code == 200
+    assert "n_discard" in answer.headers["x-tilewise-ignored"]
+
+
+MANY = 2 * 10**4
+CROWDS = {
+    "messages": {"messages": [{"role": "user", "content": "a"}] * MANY},
+    "parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * MANY}]},
+    "a text": {"messages": [{"role": "user", "content": "a b " * (MAX_BODY // 8)}]},
+    "markers": {"messages": [{"role": "user", "content": "<image>" * (MAX_BODY // 16)}]},
+    "control tokens": {"messages": [{"role": "user", "content": "<|im_end|>" * (MAX_BODY // 16)}]},
+    "stop": {"stop": ["a"] * MANY},
+    "bad_words": {"bad_words": ["ab " * MANY]},
+    "logit_bias": {"logit_bias": {str(number): 1 for number in range(MANY)}},
+    "choices": {"structured_outputs": {"choice": [str(number) for number in range(MANY)]}},
+    "repetitions": {"structured_outputs": {"regex": "((a{1,1000}){1,1000}){1,1000}"}},
+    "items": {"structured_outputs": {"json": {"type": "array", "minItems": 10**8, "items": {"type": "integer"}}}},
+    "unknown names": {f"name{number}": 1 for number in range(MANY)},
+}
+
+
+@pytest.mark.parametrize("name", CROWDS)
+def test_more_of_something_than_anybody_needs(live: Served, name: str):
+    """CVE-2025-46560, CVE-2026-9540: work that grows faster than the request. Each is refused by its number."""
+    error_of(chat(live, **CROWDS[name]))
+
+
+def test_prompts_without_end(live: Served):
+    error_of(live.client.post("/v1/completions", json={"prompt": ["a"] * MANY}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -355,6 +356,24 @@ def test_no_file_of_the_machine_can_be_named(chat: str, tmp_path: Path, handler:
     said = httpx.get(f"{chat}/gradio_api/call/{handler}/{began.json()['event_id']}", timeout=60).text
     assert "was not uploaded by a user" in said, said
     assert httpx.get(f"{chat}/gradio_api/file={canary}").status_code == 403
+
+
+@pytest.mark.parametrize("handler", ["add_file", "send"])
+def test_no_address_is_fetched(chat: str, handler: str) -> None:
+    """CVE-2024-47167, CVE-2026-28416: the page's server asks others for whoever reaches it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(1)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/a.png"
+        file = {"path": url, "url": url, **NAMED}
+        settings = ["demo", "", "", 12, "auto", False, 0, 1, 8, None]
+        data = {"add_file": [{"text": "", "files": []}, file], "send": [{"text": "a", "files": [file]}, *settings]}
+        began = httpx.post(f"{chat}/gradio_api/call/{handler}", json={"data": data[handler]})
+        said = httpx.get(f"{chat}/gradio_api/call/{handler}/{began.json()['event_id']}", timeout=60).text
+        assert "event: error" in said, said
+        for path in (f"proxy={url}", f"file={url}"):
+            assert httpx.get(f"{chat}/gradio_api/{path}").status_code in (302, 400, 403, 404), path
+        with pytest.raises(TimeoutError):
+            listener.accept()
 
 
 def test_a_picture_of_another_host_is_not_loaded(open_chat: Any) -> None:

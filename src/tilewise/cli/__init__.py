@@ -65,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except TilewiseError as error:
-        print(f"tilewise: {error}", file=sys.stderr)
+        from tilewise.console import without_credentials
+
+        print(f"tilewise: {without_credentials(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, BadUsage) else 1
     except KeyboardInterrupt:
         return 130

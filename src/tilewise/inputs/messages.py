@@ -43,6 +43,8 @@ _NAMED = ("text", "image_url", "video_url", "image_pil", "video_frames", IMAGE_E
 _TILING = ("max_dynamic_patch", "min_dynamic_patch")
 MEDIUM_KEYS = ("url", "uuid", "detail", *_TILING)
 """Keys of a picture or video, which stand beside its URL, or in the part, as LMDeploy and SGLang have it."""
+MAX_PARTS = 2**14
+"""Most parts of a conversation, a text alone being one: no context of the family holds a token for each."""
 _Read = TypeVar("_Read")
 _Part = TypeVar("_Part", MediaPart, EncodedPart)
 
@@ -122,6 +124,10 @@ def parse_messages(messages: Sequence[Any], rules: MessageRules = MessageRules()
         raise InvalidField("messages", f"messages must be a list of messages, got {type(messages).__name__}.")
     if not messages:
         raise InvalidField("messages", "messages is empty: it needs at least one message.")
+    if (parts := sum(map(_parts_in, messages))) > MAX_PARTS:
+        raise InvalidField(
+            "messages", f"messages have {parts} parts in all, the limit is {MAX_PARTS}: send a shorter conversation."
+        )
     last = len(messages) - 1
     return tuple(
         _message(message, f"messages[{number}]", rules, number == last) for number, message in enumerate(messages)
@@ -180,6 +186,12 @@ def _placed(part: _Part, read: Callable[[_Part], _Read]) -> _Read:
         return read(part)
     except InvalidMedia as error:
         raise error.at(part.where) from None
+
+
+def _parts_in(message: Any) -> int:
+    """Return how many parts a message has, whatever they are; a text is one."""
+    content = message.get("content") if isinstance(message, Mapping) else None
+    return len(content) if isinstance(content, Sequence) and content and not isinstance(content, str) else 1
 
 
 def _message(message: Any, where: str, rules: MessageRules, last: bool) -> ParsedMessage:

@@ -23,6 +23,7 @@ DEFAULTS_OF_MODEL = ("temperature", "top_p", "top_k", "min_p", "repetition_penal
 """Sampling options that a checkpoint's generation_config.json may set for requests that do not."""
 MAX_BAD_WORD_TOKENS = 1024
 """Most tokens of all bad words of a request together."""
+_CHARACTERS = 16 * MAX_BAD_WORD_TOKENS  # of all bad words together, before they are tokens
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,11 @@ def bad_word_ids(words: Iterable[str], tokenizer: Tokenizer) -> tuple[TokenIds, 
     vLLM leaves the second out where their lengths differ, and lets such words pass.
     """
     found: dict[TokenIds, None] = {}
+    words = list(words)
+    if (characters := sum(map(len, words))) > _CHARACTERS:
+        raise InvalidRequest(
+            f"bad_words have {characters} characters, the most are {_CHARACTERS}: send fewer or shorter ones."
+        )
     for word in words:
         start = tuple(tokenizer.encode_raw(word.lstrip()))
         behind_space = tuple(tokenizer.encode_raw(" " + word.lstrip()))

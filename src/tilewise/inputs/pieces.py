@@ -167,14 +167,11 @@ def _frame_lines(count: int, frames: Iterator[int]) -> list[Piece]:
 def join_text(pieces: Sequence[Piece]) -> list[Piece]:
     """Merge neighbouring texts and drop empty ones, so that the tokenizer sees each span whole."""
     joined: list[Piece] = []
-    for piece in pieces:
-        if isinstance(piece, Text):
-            if not piece.text:
-                continue
-            if joined and isinstance(joined[-1], Text):
-                joined[-1] = Text(joined[-1].text + piece.text)
-                continue
-        joined.append(piece)
+    for are_texts, run in itertools.groupby(pieces, lambda piece: isinstance(piece, Text)):
+        if not are_texts:
+            joined += run
+        elif text := "".join(piece.text for piece in run if isinstance(piece, Text)):
+            joined.append(Text(text))
     return joined
 
 

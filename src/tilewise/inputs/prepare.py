@@ -42,6 +42,11 @@ if TYPE_CHECKING:
     from tilewise.inputs.media.tiling import Tiling
 
 
+MAX_CHARACTERS = 2**21
+"""Most characters of a prompt's texts: a tokenizer takes seconds for them, and hundreds of bytes for each."""
+_USUAL = 8  # characters a token; texts of more a token are hardly anything but white space
+_SLICE = 2**14  # characters that are counted at a time
+
 Side = Literal["left", "right"]
 Video = Sequence[Image.Image]
 """Frames, already chosen; each becomes one tile."""
@@ -106,6 +111,7 @@ class Preparer:
         if formed:  # its first token is `<think>`, where it thinks
             template = dataclasses.replace(template, think_opening="")
         pieces = template.render(messages, thinks, tools, ending)
+        self._check_text(pieces, sampling, keep_last)
         images = self._tile_all(pictures, processor)
         ids = self._cut_to(self.chat_ids(pieces), sampling, keep_last, cut)
         request = self._request(ids, images, sampling, to_string(pieces), _lengths(pictures))
@@ -148,6 +154,8 @@ class Preparer:
         """
         started = self.clock()
         sampling = sampling.clone()
+        if isinstance(prompt, str):
+            self._check_text([Text(prompt)], sampling, keep_last)
         images = self._tile_all(pictures, processor)
         if isinstance(prompt, str):
             text_ids = self._raw_ids(prompt, pictures)
@@ -175,6 +183,42 @@ class Preparer:
             place += len(cut.tiles) * self.spec.tokens_per_tile
         request = Request(str(next(self._numbers)), (), SamplingParams(), tuple(images))
         return self._timed(started, request)
+
+    def _check_text(self, pieces: Sequence[Piece], sampling: SamplingParams, keep_last: int | None) -> None:
+        """Raise InvalidRequest for texts that no context holds, before a tokenizer takes minutes and gigabytes to count
+        them; TooLong where they would fit if they were cut or only counted.
+        """
+        texts = [piece.text for piece in pieces if isinstance(piece, Text)]
+        characters = sum(map(len, texts))
+        if characters > MAX_CHARACTERS:
+            raise InvalidRequest(
+                f"The prompt has {characters} characters, the limit is {MAX_CHARACTERS}: send a shorter text."
+            )
+        if keep_last is not None or sampling.truncate_prompt_tokens is not None:
+            return
+        least = len(pieces) - len(texts)  # of each other piece at least one token comes
+        if characters > _USUAL * self.max_model_len:
+            least += self._count_until(texts, 2 * self.max_model_len)
+        # Where a text is sliced, a word may become two tokens: only what is beyond doubt is refused without its ids.
+        if least >= 2 * self.max_model_len:
+            raise TooLong(
+                f"The prompt has {characters} characters, which are {least} tokens or more, the context holds "
+                f"{self.max_model_len} with at least one for the answer: send a shorter text, or start the engine with "
+                "a larger max_model_len.",
+                prompt_tokens=least,
+                limit=self.max_model_len,
+                output_tokens=sampling.max_tokens or 1,
+            )
+
+    def _count_until(self, texts: Sequence[str], enough: int) -> int:
+        """Return about how many tokens texts are, or a number from `enough` on as soon as that is certain."""
+        count = 0
+        for text in texts:
+            for start in range(0, len(text), _SLICE):
+                count += len(self.tokenizer.encode_text(text[start : start + _SLICE]))
+                if count >= enough:
+                    return count
+        return count
 
     def _cut_to(
         self, ids: list[int | ImageSlot], sampling: SamplingParams, keep_last: int | None, cut: Side

@@ -19,11 +19,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Encoding, Regex, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.decoders import DecodeStream
 
-from tilewise.errors import GET_AGAIN, InvalidCheckpoint
+from tilewise.errors import GET_AGAIN, InvalidCheckpoint, InvalidRequest
 from tilewise.inputs.pieces import ImageSlot, Piece, Special, Text
 from tilewise.inputs.tokenizer_files import SPACE
 
@@ -185,11 +185,22 @@ class _Encoder:
         return cls(first, first if elsewhere == definition else _spelling_out(control, _parse(elsewhere, where)))
 
     def encode(self, text: str, first: bool) -> list[int]:
-        return (self.first if first else self.later).encode(text, add_special_tokens=False).ids
+        return self._encoded(text, first).ids
 
     def ends(self, text: str, first: bool) -> list[int]:
-        offsets = (self.first if first else self.later).encode(text, add_special_tokens=False).offsets
-        return [end for _, end in offsets]
+        return [end for _, end in self._encoded(text, first).offsets]
+
+    def _encoded(self, text: str, first: bool) -> Encoding:
+        """Return the library's encoding. Raises InvalidRequest for a text that its patterns give up on."""
+        try:
+            return (self.first if first else self.later).encode(text, add_special_tokens=False)
+        except BaseException as error:
+            # A panic of the library, whose class has no name in Python, and is none of Exception.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise InvalidRequest(
+                f"The tokenizer gives up on a text of {len(text)} characters: send it in other words, or shorter."
+            ) from None
 
 
 def _spelling_out(control: Sequence[str], fast: FastTokenizer) -> FastTokenizer:

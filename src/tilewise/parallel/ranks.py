@@ -6,10 +6,12 @@ import os
 import socket
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from tilewise.errors import InvalidConfig
 from tilewise.layout import Layout
@@ -100,12 +102,34 @@ def join(number: int, layout: Layout, address: str, backend: str = "gloo") -> Me
     Raises InvalidConfig in a process that is a rank already.
     """
     refuse_second(layout)
+    size = layout.ranks
     if address.startswith("file:"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())
-    dist.init_process_group(backend, init_method=address, rank=number, world_size=layout.ranks, timeout=_PATIENCE)
+        dist.init_process_group(backend, init_method=address, rank=number, world_size=size, timeout=_PATIENCE)
+    else:
+        store = _store(address, size, first=number == 0)
+        dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=_PATIENCE)
     if layout.pipeline == 1:
         return Mesh.at(layout, number, Collectives())
     return Mesh.at(layout, number, _stage_collectives(layout, number), Pipeline(layout))
+
+
+def _store(address: str, size: int, first: bool) -> TCPStore:
+    """Return the store where ranks of several machines find each other, which the first one keeps.
+
+    It listens at its address alone. Left to itself, torch listens at all of the machine's, and whoever reaches one of
+    them can tell ranks to connect elsewhere. Raises InvalidConfig.
+    """
+    parts = urlsplit(address)
+    host, port = parts.hostname or "", parts.port or 0
+    if not first:
+        return TCPStore(host, port, size, False, _PATIENCE)
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise InvalidConfig(f"Ranks cannot meet at {host}:{port} ({reason}): choose another address or port.") from None
+    return TCPStore(host, port, size, True, _PATIENCE, master_listen_fd=listener.detach())
 
 
 def _stage_collectives(layout: Layout, number: int) -> Collectives | None:

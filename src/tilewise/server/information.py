@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 
 import tilewise
 from tilewise.config import EngineConfig
+from tilewise.console import without_credentials
 from tilewise.environment import Environment
 from tilewise.errors import EngineDead, UnknownModel
 from tilewise.server.config import ServerConfig
@@ -258,5 +259,6 @@ async def server_info(raw: Request) -> Response:
 
 
 def _shown(config: EngineConfig | ServerConfig) -> dict[str, Any]:
-    """Return all options but those that hold a key or a token."""
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.repr}
+    """Return all options but those that hold a key or a token; passwords in addresses are left out."""
+    found = {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.repr}
+    return {name: without_credentials(value) if isinstance(value, str) else value for name, value in found.items()}

@@ -212,6 +212,8 @@ class RequestGuard:
         size = sum(len(name) + len(value) for name, value in scope["headers"])
         if len(scope["headers"]) > self.max_headers or size > _HEADER_BYTES:
             return 431, _headers_too_large(len(scope["headers"]), size, self.max_headers)
+        if "transfer-encoding" in headers and "content-length" in headers:
+            return 400, _TWO_ENDS
         if self._needs_key(scope) and not self._knows(headers):
             return 401, {"error": "Unauthorized"}
         declared = headers.get("content-length", "0")
@@ -262,6 +264,11 @@ def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
+_TWO_ENDS = Problem(
+    400, "The request has Content-Length and Transfer-Encoding, which a proxy may read otherwise: send one of them."
+).body
+
+
 def _headers_too_large(count: int, size: int, most: int) -> object:
     message = f"The request has {count} headers of {size} bytes, the limits are {most} and {_HEADER_BYTES}: send fewer."
     return Problem(431, message).body
@@ -272,7 +279,7 @@ async def _answer(send: Send, status: int, body: object, intake: BodyReceiver) -
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    if status == 413:
+    if status in (400, 413):
         intake.refused = True
         headers.append((b"connection", b"close"))  # the rest of the body is not waited for
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -1,14 +1,12 @@
 """Attacks on media, markers, hashes and checkpoints that other servers met: one test for each, named by its CVE.
 
-Those whose tests belong to another part are listed in ELSEWHERE.
+docs/advisories.md has a row for each, with the tests that belong to another part.
 """
 
 from __future__ import annotations
 
-import ast
 import base64
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,24 +25,6 @@ from tilewise.inputs.media.tiling import Tiling, tile_digest
 from tilewise.inputs.messages import read_messages
 from tilewise.inputs.pieces import Message
 from tilewise.sampling_params import SamplingParams
-
-TESTS = Path(__file__).parents[2]
-ELSEWHERE = {
-    "CVE-2025-6242, notations": "inputs/media/test_address.py::test_private_addresses_are_refused_in_every_notation",
-    "CVE-2025-6242, a name that moves": "inputs/media/test_fetch.py::test_the_connection_goes_to_the_checked_address",
-    "CVE-2025-46722, every property": "inputs/media/test_cache.py::test_other_pictures_have_other_digests",
-    "CVE-2025-46570 and CVE-2025-25183": "engine/test_prefix_caching.py::test_other_salts_share_nothing",
-    "CVE-2025-48944": "inputs/test_grammar.py",
-    "CVE-2025-66448, with consent": "weights/test_config.py::test_code_of_the_checkpoint_is_never_run",
-}
-
-
-@pytest.mark.parametrize("place", ELSEWHERE.values(), ids=ELSEWHERE)
-def test_what_is_tested_elsewhere_is_there(place):
-    file, _, name = place.partition("::")
-    tree = ast.parse((TESTS / file).read_text())
-    names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-    assert not name or name in names
 
 
 def read(*parts, reader: MediaReader | None = None):
