@@ -69,3 +69,11 @@ def test_a_tokenizer_without_the_image_token_is_refused():
     renumbered = [{**token, "id": 264 + number} for number, token in enumerate(bare["added_tokens"])]
     with pytest.raises(InvalidCheckpoint, match="no token <IMG_CONTEXT>"):
         Tokenizer(json.dumps({**bare, "added_tokens": renumbered}))
+
+
+@pytest.mark.parametrize("wrong", [{"content": []}, {"content": None}, {"id": []}, {"id": "7"}, {"special": 1}])
+def test_an_added_token_of_another_type_is_refused(wrong):
+    definition = json.loads(tokenizer().to_str())
+    definition["added_tokens"][0] |= wrong
+    with pytest.raises(InvalidCheckpoint, match="an added token lacks id, content or special, or has one of another"):
+        Tokenizer(json.dumps(definition))
