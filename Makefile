@@ -55,6 +55,14 @@ test-schema: install ## thousands of generated requests, right and wrong, to a r
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test-server]'
 	$(BIN)/python -m pytest -m schema tests/server/test_schema.py
 
+test-sanitize: install ## the kernels' tests under the sanitizers of addresses and undefined behaviour (some minutes)
+	$(BIN)/python -m pytest -m sanitize tests/platforms/native
+
+MINUTES ?= 5
+fuzz: install ## fuzzing, led by coverage: all targets for MINUTES together, or FUZZ=one; INPUT=file tries a finding again
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(if $(FUZZ),--target $(FUZZ)) $(if $(INPUT),--input $(INPUT))
+
 test-batch: install ## a batch of 20,000 lines, killed ten times (some minutes)
 	$(BIN)/python -m pytest -m slow tests/jobs
 
@@ -132,5 +140,5 @@ docs-serve: $(VENV)/docs ## show the documentation at http://127.0.0.1:8010, and
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .venv-audit .venv-clients .venv-deploy build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help install demo test test-slow test-batch test-clients test-harness test-cuda test-ahead test-browser test-ray test-schema check format eval-demo matrix
-.PHONY: audit docs docs-serve compatibility monitoring equality bench-gpu test-wheel lint-deploy clean
+.PHONY: help install demo test test-slow test-batch test-clients test-harness test-cuda test-ahead test-browser test-ray test-schema test-sanitize check format eval-demo matrix
+.PHONY: audit fuzz docs docs-serve compatibility monitoring equality bench-gpu test-wheel lint-deploy clean

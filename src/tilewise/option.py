@@ -201,8 +201,8 @@ def read_object(text: str) -> dict[str, Any]:
         return dict(_pair(item) for item in text.split(","))
     try:
         found: dict[str, Any] = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"must be a JSON object: {error}, in {text!r}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"must be a JSON object: {error}, in {text!r:.200}") from None
     return found
 
 

@@ -20,7 +20,7 @@ class Rule:
     wanted: str
     """Words for what it must be."""
     holds: Callable[[Any], Any]
-    """A function that says whether it is that; a TypeError says that it is not."""
+    """A function that says whether it is that; a TypeError or ValueError, of `prepare` too, says that it is not."""
     prepare: Callable[[Any], Any] = to_python
     """A function that makes of a given value the one that is checked and kept."""
     most: int | None = None
@@ -30,10 +30,10 @@ class Rule:
 
     def kept(self, name: str, value: Any) -> Any:
         """Return the value as it is kept. Raises InvalidField."""
-        value = self.prepare(value)
         try:
+            value = self.prepare(value)
             fine = self.holds(value) if value is not None else self.optional
-        except TypeError:
+        except (TypeError, ValueError):
             fine = False
         if not fine:
             raise InvalidField(name, f"{name} must be {self.wanted}, got {value!r:.200}.")

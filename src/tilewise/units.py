@@ -8,7 +8,7 @@ from typing import Any
 GIB = 2**30
 _FACTORS = {f"{letter}{end}": base**power for power, pair in enumerate(("kK", "mM", "gG", "tT"), 1)
             for letter, end, base in ((pair[0], "", 1000), (pair[1], "", 1024))}  # fmt: skip
-_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT]?)")
+_AMOUNT = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)([kKmMgGtT]?)")
 
 
 def read_amount(text: str) -> int:

@@ -139,3 +139,12 @@ def test_words_of_the_template_are_tokens_where_the_vocabulary_has_them(tmp_path
     assert request.prompt_ids == tuple(found.encode_raw(request.prompt))
     assert found.find_id("<tool_call>") in request.prompt_ids
     assert (found.find_id("<tool_response>") in request.prompt_ids) is bool(known)
+
+
+@pytest.mark.parametrize("template", [[], {}, 7, True])
+def test_a_template_that_is_no_name_is_refused(tmp_path, template):
+    write_original(tmp_path, SPECS["qwen2-300m"])
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "template": template}))
+    with pytest.raises(InvalidCheckpoint, match="template must be the name of one, found"):
+        InputSpec.of(CheckpointFolder.open(tmp_path), Tokenizer(tokenizer().to_str()))

@@ -80,3 +80,11 @@ def test_patterns_that_give_up_are_an_error_of_the_request():
     assert harmful.encode_text("aab")
     with pytest.raises(InvalidRequest, match=r"^The tokenizer gives up on a text of 40 characters: "):
         harmful.encode_text("a" * 40)
+
+
+@pytest.mark.parametrize("wrong", [{"content": []}, {"content": None}, {"id": []}, {"id": "7"}, {"special": 1}])
+def test_an_added_token_of_another_type_is_refused(wrong):
+    definition = json.loads(tokenizer().to_str())
+    definition["added_tokens"][0] |= wrong
+    with pytest.raises(InvalidCheckpoint, match="an added token lacks id, content or special, or has one of another"):
+        Tokenizer(json.dumps(definition))

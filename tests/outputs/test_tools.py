@@ -122,3 +122,13 @@ def test_one_call_alone():
 
 def test_named_call():
     assert split_parts('{"a": 1}', PartsRule(calls="named", name="f")) == AnswerParts(calls=[Call("f", '{"a": 1}')])
+
+
+@pytest.mark.parametrize("rule", [AUTO, PartsRule(calls="required")])
+def test_half_a_character_in_json_can_be_sent(rule):
+    """Models spell characters by escapes, too, and JSON lets them write one half of a pair, which UTF-8 cannot."""
+    call = '{"name": "a\\ud800", "arguments": {}}'
+    text = f"[{call}]" if rule.calls == "required" else f"<tool_call>{call}</tool_call>"
+    assert split_parts(text, rule).calls == [Call("a\ufffd", "{}")]
+    other = '<tool_call>{"arguments": {"b": "\\udc00"}, "name": "a"}</tool_call>'
+    assert split_parts(other, AUTO).calls == [Call("a", '{"b": "\ufffd"}')]

@@ -90,3 +90,12 @@ def test_the_table_is_of_one_order(device):
     assert 20 * GIB < device.memory < 150 * GIB
     assert 100 < device.floats / device.bandwidth < 500
     assert 1.9 < device.int8 / device.floats < 4.1
+
+
+@pytest.mark.parametrize("many", ["9" * 400, "1" * 5000])
+@pytest.mark.parametrize("text", ["{}x64GiB", "{}GiB", "cpu:{}GiB"])
+def test_numbers_beyond_all_machines_are_refused(text, many):
+    with pytest.raises(InvalidConfig, match="--devices"):
+        read_devices(text.format(many), memory_here=7 * GIB)
+    with pytest.raises(InvalidConfig, match="--bandwidth"):
+        read_devices("cpu", memory_here=7 * GIB, bandwidth=many)

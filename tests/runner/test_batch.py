@@ -6,10 +6,13 @@ import random
 
 import numpy as np
 import pytest
+import torch
 
+from tests.engine.fake import limits
+from tilewise.errors import EngineStuck
 from tilewise.platforms.ops import INVARIANT_ROWS
-from tilewise.runner.batch import Placement, pieces_of, place_in_order, place_in_panels
-from tilewise.step import Work
+from tilewise.runner.batch import Placement, Tables, pieces_of, place_in_order, place_in_panels
+from tilewise.step import BlockGrant, Work
 
 
 def work(*spans: tuple[int, int]) -> list[Work]:
@@ -83,3 +86,15 @@ def test_few_tokens_are_one_piece() -> None:
     work = [Work(slot, 10, 1, samples=True) for slot in range(1, 65)]
     assert tokens(pieces_of(work, 8)[0]) == tokens(work)
     assert len(pieces_of(work, 8)) == 1
+
+
+@pytest.mark.parametrize(
+    "grant", [BlockGrant(1, 0, (33,)), BlockGrant(1, 0, (4, -1)), BlockGrant(1, 0, (0,)), BlockGrant(9, 0, (1,))]
+)
+def test_a_block_that_no_cache_has_gets_into_no_table(grant):
+    """Kernels read and write where the tables say."""
+    tables = Tables(limits(), torch.device("cpu"))
+    tables.grant(BlockGrant(4, 2, (1, 32)))
+    assert tables.blocks[4, 2:4].tolist() == [1, 32]
+    with pytest.raises(EngineStuck, match="does not lie in a cache of 33 blocks and 5 slots"):
+        tables.grant(grant)

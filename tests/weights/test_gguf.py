@@ -417,3 +417,27 @@ def test_rows_that_no_text_reaches_do_not_move_the_tokens_behind_them(tmp_path: 
     for token, kind in zip(longer, changed["tokenizer.ggml.token_type"], strict=True):
         if kind == 3:
             assert tokenizer.special_id(token) == longer.index(token)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tokenizer.ggml.tokens", [1, 2]),
+        ("tokenizer.ggml.merges", [1.5]),
+        ("tokenizer.ggml.token_type", ["1"]),
+        ("tokenizer.ggml.token_type", [-1]),
+        ("clip.vision.image_mean", ["a", "b", "c"]),
+    ],
+)
+def test_lists_of_another_type_are_refused(key: str, value: list[object], tmp_path: Path) -> None:
+    if key.endswith("token_type"):
+        value *= len(vocabulary_values(QWEN2)["tokenizer.ggml.tokens"])
+    folder = write_gguf(tmp_path, QWEN2, Type.F32, **{key: value})
+    refused(InvalidCheckpoint, lambda: find_model(str(folder)), key)
+
+
+def test_the_largest_number_of_single_precision_is_read(tmp_path: Path) -> None:
+    """Its shorter forms in decimals are larger than it is."""
+    largest = float(np.finfo(np.float32).max)
+    folder = write_gguf(tmp_path, QWEN2, Type.F32, **{"qwen2.rope.freq_base": largest})
+    assert GgufHeader.read(folder / "model.gguf").get("qwen2.rope.freq_base", float) == largest

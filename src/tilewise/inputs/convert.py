@@ -9,6 +9,7 @@ checkpoint runs.
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -69,7 +70,7 @@ def _byte_level_files(folder: Path) -> tuple[dict[str, int], list[str]]:
     try:
         vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
         merges = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidCheckpoint(f"{folder}: vocab.json or merges.txt cannot be read ({error}); {GET_AGAIN}.") from None
     if not isinstance(vocabulary, dict) or not all(type(number) is int for number in vocabulary.values()):
         raise InvalidCheckpoint(f"{folder / 'vocab.json'} must be an object of ids by piece; {GET_AGAIN}.")
@@ -153,11 +154,11 @@ class _Conversion:
         }
 
     def _unigram(self) -> Part:
-        missing = max(self.added, default=0) + 1 - len(self.model.pieces)
-        scores = [piece.score for piece in self.model.pieces] + [0.0] * missing
+        count = max(len(self.model.pieces), max(self.added, default=0) + 1)
+        scores = itertools.chain((piece.score for piece in self.model.pieces), itertools.repeat(0.0))
         return {
             "type": "Unigram",
-            "vocab": [[self._name(number), score] for number, score in enumerate(scores)],
+            "vocab": [[self._name(number), score] for number, score in zip(range(count), scores, strict=False)],
             "unk_id": self.model.unknown_id,
             "byte_fallback": self.model.byte_fallback,
         }

@@ -68,8 +68,12 @@ class InputSpec:
 def tokens_per_tile(folder: CheckpointFolder) -> int:
     """Return the rows of a tile after pixel shuffle: (image size / patch size * downsample ratio) squared."""
     size = _tile_size(folder)
-    side = size // folder.vision.whole("patch_size", 14) * folder.config.number("downsample_ratio", 0.5)
-    return int(side) ** 2
+    ratio = folder.config.number("downsample_ratio", 0.5)
+    if not 0 < ratio <= 1:
+        raise InvalidCheckpoint(
+            f"{folder.config.where}: downsample_ratio must be above 0 and at most 1, found {ratio}."
+        )
+    return int(size // folder.vision.whole("patch_size", 14) * ratio) ** 2
 
 
 def _tile_size(folder: CheckpointFolder) -> int:
@@ -102,13 +106,15 @@ def _named_template(folder: CheckpointFolder, tokenizer: Tokenizer) -> Template:
     harmony = isinstance(language, dict) and language.get("model_type") == "gpt_oss"
     default = _OF_RELATIVES.get(folder.architecture, _HARMONY_TEMPLATE if harmony else _NATIVE_TEMPLATE)
     name = config.get("template", default)
+    if not isinstance(name, str):
+        raise InvalidCheckpoint(f"{config.where}: template must be the name of one, found {name!r:.80}.")
     if folder.architecture == SKYWORK_R1V and name not in TEMPLATES:  # one language model in R1V, others since
         name = "deepseek-r1" if tokenizer.find_id(_DEEPSEEK_USER) is not None else _NATIVE_TEMPLATE
     if name in _OF_1_5 and _is_1_5(folder):
         name = _OF_1_5[name]
     if name not in TEMPLATES:
         raise InvalidCheckpoint(
-            f"{config.where}: template is {name!r}, known are {', '.join(TEMPLATES)}."
+            f"{config.where}: template is {name!r:.80}, known are {', '.join(TEMPLATES)}."
             f"{did_you_mean(str(name), TEMPLATES)}"
         )
     return TEMPLATES[name]

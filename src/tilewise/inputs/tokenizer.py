@@ -228,11 +228,17 @@ def _added_tokens(definition: str, where: str) -> tuple[list[dict[str, Any]], sl
             raise ValueError("it has no list 'added_tokens'")
         start = found.end() - 1
         tokens, stop = json.JSONDecoder().raw_decode(definition, start)
-        if not all({"id", "content", "special"} <= token.keys() for token in tokens):
-            raise ValueError("an added token lacks id, content or special")
-    except (ValueError, AttributeError) as error:
+        if not all(map(_is_added_token, tokens)):
+            raise ValueError("an added token lacks id, content or special, or has one of another type")
+    except (ValueError, RecursionError) as error:
         raise InvalidCheckpoint(f"{where} is not a tokenizer definition: {error}; {GET_AGAIN}.") from None
     return tokens, slice(start, stop)
+
+
+def _is_added_token(token: Any) -> bool:
+    kinds = {"id": int, "content": str, "special": bool}
+    typed = isinstance(token, dict) and all(isinstance(token.get(key), kind) for key, kind in kinds.items())
+    return typed and not isinstance(token["id"], bool)
 
 
 def _parse(definition: str, where: str) -> FastTokenizer:

@@ -27,6 +27,7 @@ SPACE = "▁"
 _UNIGRAM, _BPE = 1, 2
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 _WIDTHS = {_EIGHT_BYTES: 8, _FOUR_BYTES: 4}
+_MOST_DIGITS = 8  # of an id: lists are made as long as the largest
 Fields = dict[int, int | bytes]
 
 
@@ -101,8 +102,10 @@ def _items(value: Any, where: str) -> Iterator[tuple[Any, Any]]:
 
 
 def _id(value: Any, where: str) -> int:
-    if not str(value).isdecimal():
-        raise InvalidCheckpoint(f"{where} must give each token a whole number as id, found {value!r:.80}.")
+    if not str(value).isdecimal() or len(str(value)) > _MOST_DIGITS:
+        raise InvalidCheckpoint(
+            f"{where} must give each token a whole number as id, of at most {_MOST_DIGITS} digits, found {value!r:.80}."
+        )
     return int(value)
 
 

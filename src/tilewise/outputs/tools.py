@@ -188,7 +188,12 @@ def name_in(text: str) -> str | None:
         name = json.loads(text)
     except ValueError:
         return None
-    return name if isinstance(name, str) else None
+    return _sendable(name) if isinstance(name, str) else None
+
+
+def _sendable(text: str) -> str:
+    """Return a text with U+FFFD for each half of a surrogate pair, which JSON can spell and UTF-8 cannot carry."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _parse(text: str) -> tuple[str, str] | None:
@@ -200,7 +205,8 @@ def _parse(text: str) -> tuple[str, str] | None:
     if not isinstance(name, str) or not name:
         return None
     arguments: Any = call.get("arguments", call.get("parameters", {}))
-    return name, arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return _sendable(name), _sendable(written)
 
 
 class NamedCall(CallReader):

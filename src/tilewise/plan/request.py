@@ -12,10 +12,10 @@ from tilewise.option import check_range
 
 MIB = 2**20
 _EXAMPLES = "16x64GiB, 2xH100, RTX4090, cpu or cpu:16GiB"
-_COUNTED = re.compile(r"(?P<count>-?\d+)\s*[x×*]\s*(?P<what>.*)", re.IGNORECASE | re.DOTALL)
-_MEMORY = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]i?B?)", re.IGNORECASE)
+_COUNTED = re.compile(r"(?P<count>-?\d{1,18})\s*[x×*]\s*(?P<what>.*)", re.IGNORECASE | re.DOTALL)
+_MEMORY = re.compile(r"(?P<number>\d{1,18}(?:\.\d{1,18})?)\s*(?P<unit>[KMGT]i?B?)", re.IGNORECASE)
 _POWERS = {letter: power for power, letter in enumerate("KMGT", 1)}
-_RATE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[GT]?)(B/s)?", re.IGNORECASE)
+_RATE = re.compile(r"(?P<number>\d{1,18}(?:\.\d{1,18})?)\s*(?P<unit>[GT]?)(B/s)?", re.IGNORECASE)
 MOST = 4096
 """Most devices of a plan."""
 

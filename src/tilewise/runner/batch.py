@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tilewise.errors import EngineStuck
 from tilewise.models.decoder import ModelBatch
 from tilewise.platforms.kv_cache import PagedLayout
 from tilewise.platforms.ops import INVARIANT_ROWS
@@ -33,6 +34,7 @@ class Tables:
         self.tokens = torch.zeros(slots, limits.max_model_len + 1, dtype=torch.int64, device=device)
         self.blocks = np.zeros((slots, blocks), np.int64)
         self.device = device
+        self._num_blocks = limits.num_blocks
         self.rows: list[Admission | None] = [None] * slots
 
     def admit(self, admission: Admission) -> None:
@@ -40,7 +42,14 @@ class Tables:
         self.write(admission.slot, 0, admission.token_ids)
 
     def grant(self, grant: BlockGrant) -> None:
+        """Write block ids into a slot's table. Raises EngineStuck for one that no cache has: kernels believe it."""
         stop = grant.first + len(grant.block_ids)
+        if not 0 < min(grant.block_ids) <= max(grant.block_ids) < self._num_blocks or not 0 < grant.slot < len(
+            self.rows
+        ):
+            raise EngineStuck(
+                f"{grant} does not lie in a cache of {self._num_blocks} blocks and {len(self.rows)} slots."
+            )
         self.blocks[grant.slot, grant.first : stop] = grant.block_ids
 
     def write(self, slot: int, start: int, token_ids: Sequence[int]) -> None:

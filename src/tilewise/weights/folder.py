@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tilewise.errors import GET_AGAIN, InvalidCheckpoint, UnknownModel, did_you_mean
+from tilewise.option import MANY
 
 ORIGINAL = "InternVLChatModel"
 NATIVE = "InternVLForConditionalGeneration"
@@ -44,15 +45,17 @@ class Section:
         return value
 
     def whole(self, key: str, default: int | None = None) -> int:
-        """Return a whole number above zero; a list of equal numbers, as of height and width, counts as one.
+        """Return a whole number above zero, of 31 bits; a list of equal ones, as of height and width, counts as one.
 
         Raises InvalidCheckpoint.
         """
         value = self.get(key, default)
         if isinstance(value, list) and value and all(item == value[0] for item in value):
             value = value[0]
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InvalidCheckpoint(f"{self.where}: {key} must be a whole number above 0, found {value!r}.")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MANY:
+            raise InvalidCheckpoint(
+                f"{self.where}: {key} must be a whole number above 0, found {value!r:.80}; the limit is {MANY}."
+            )
         return value
 
     def first(self, key: str) -> str | None:

@@ -183,7 +183,7 @@ def _check_pixels(vision: GgufHeader) -> None:
     Files hold them in single precision.
     """
     for key, expected in (("image_mean", _MEAN), ("image_std", _STD)):
-        found = vision.get(f"clip.vision.{key}", list, list(expected))
+        found = vision.listed(f"clip.vision.{key}", _NUMBER, list(expected))
         alike = len(found) == 3 and all(abs(a - b) < 1e-4 for a, b in zip(found, expected, strict=True))
         if not alike:
             raise InvalidCheckpoint(f"{vision.path}: clip.vision.{key} is {found}, expected {list(expected)}.")

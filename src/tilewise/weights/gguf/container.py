@@ -22,6 +22,7 @@ _FLOAT, _STRING, _ARRAY = 6, 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _DEEPEST = 4  # arrays within arrays
 _MOST_AXES = 4
+_LARGEST = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]  # number of single precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,14 @@ class GgufHeader:
             raise InvalidCheckpoint(f"{self.path}: {key} has the wrong type, found {value!r:.80}.")
         return value
 
+    def listed(self, key: str, kind: type | tuple[type, ...], default: list[Any] | None = None) -> list[Any]:
+        """Return a list of the metadata, or the default, all of one kind. Raises InvalidCheckpoint for any other."""
+        found: list[Any] = self.need(key, list) if default is None else self.get(key, list, default)
+        wrong = next((item for item in found if not isinstance(item, kind) or isinstance(item, bool)), None)
+        if wrong is not None:
+            raise InvalidCheckpoint(f"{self.path}: {key} has an item of the wrong type, found {wrong!r:.80}.")
+        return found
+
     def need(self, key: str, kind: type | tuple[type, ...]) -> Any:
         value = self.get(key, kind)
         if value is None:
@@ -212,4 +221,5 @@ class _Head:
 def _shortest(value: float) -> float:
     """Return a number in single precision as somebody wrote it: 1e-06, not 9.99999997e-07."""
     written = (float(f"{value:.{digits}g}") for digits in range(1, 10))
-    return next((short for short in written if struct.pack("<f", short) == struct.pack("<f", value)), value)
+    fits = (short for short in written if abs(short) <= _LARGEST)  # a short form of the largest is too large
+    return next((short for short in fits if struct.pack("<f", short) == struct.pack("<f", value)), value)

@@ -18,6 +18,7 @@ from tilewise.weights.gguf.container import GgufHeader
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
 """Types of tokens, the same numbers as sentencepiece's."""
+_TYPES = frozenset(range(_NORMAL, _BYTE + 1))
 _ADDED = (_CONTROL, _USER_DEFINED)
 _KEY = "tokenizer.ggml."
 _REMEDY = "put the model's tokenizer.json beside the file, or name its tokenizer with --tokenizer"
@@ -69,10 +70,12 @@ class _Vocabulary:
 
     @classmethod
     def of(cls, text: GgufHeader) -> _Vocabulary:
-        tokens = text.need(f"{_KEY}tokens", list)
-        types = text.get(f"{_KEY}token_type", list, [_NORMAL] * len(tokens))
+        tokens = text.listed(f"{_KEY}tokens", str)
+        types = text.listed(f"{_KEY}token_type", int, [_NORMAL] * len(tokens))
         if len(types) != len(tokens):
             raise InvalidCheckpoint(f"{text.path}: {len(tokens)} tokens have {len(types)} types.")
+        if unknown := sorted(set(types) - _TYPES):
+            raise InvalidCheckpoint(f"{text.path}: {_KEY}token_type has {unknown[0]}, known are 1 to {_BYTE}.")
         return cls(text, text.need(f"{_KEY}model", str), tokens, types)
 
     def config(self) -> dict[str, Any]:
@@ -100,7 +103,7 @@ class _Vocabulary:
     def byte_level(self) -> dict[str, Any]:
         """Return tokenizer.json. Added tokens at the end stay out of the model's own vocabulary, as they did before."""
         cutting = self._cutting()
-        merges = self.text.need(f"{_KEY}merges", list)
+        merges = self.text.listed(f"{_KEY}merges", str)
         vocab = {token: number for number, token in enumerate(self.tokens[: self._own()])}
         bytes_ = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
         model = {
@@ -138,7 +141,9 @@ class _Vocabulary:
 
     def sentencepiece(self) -> bytes:
         """Return tokenizer.model with the fields of sentencepiece_model.proto that `inputs.sentencepiece` reads."""
-        scores = self.text.get(f"{_KEY}scores", list, [0.0] * len(self.tokens))
+        scores = self.text.listed(f"{_KEY}scores", (int, float), [0.0] * len(self.tokens))
+        if not all(map(_is_single, scores)):
+            raise InvalidCheckpoint(f"{self.text.path}: {_KEY}scores has a number beyond single precision.")
         if len(scores) != len(self.tokens):
             raise InvalidCheckpoint(f"{self.text.path}: {len(self.tokens)} tokens have {len(scores)} scores.")
         pieces = (
@@ -164,6 +169,14 @@ def _cut_by(pattern: str, bytes_: dict[str, Any]) -> dict[str, Any]:
 
 def _json(values: dict[str, Any]) -> bytes:
     return json.dumps(values, ensure_ascii=False).encode()
+
+
+def _is_single(number: float) -> bool:
+    try:
+        struct.pack("<f", number)
+    except OverflowError:
+        return False
+    return True
 
 
 def _varint(number: int) -> bytes:
