@@ -59,6 +59,12 @@ test-sanitize: install ## the kernels' tests under the sanitizers of addresses a
 	$(BIN)/python -m pytest -m sanitize tests/platforms/native
 
 MINUTES ?= 5
+soak: install ## mixed traffic for MINUTES (60), and whether anything grows meanwhile
+	$(BIN)/python -m tests.endurance.soak --minutes $(or $(MINUTES),60)
+
+kills: install ## REQUESTS (20000) while engines and processes that open pictures are killed at random
+	$(BIN)/python -m tests.endurance.kills --requests $(or $(REQUESTS),20000)
+
 fuzz: install ## fuzzing, led by coverage: all targets for MINUTES together, or FUZZ=one; INPUT=file tries a finding again
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(if $(FUZZ),--target $(FUZZ)) $(if $(INPUT),--input $(INPUT))
@@ -141,4 +147,4 @@ clean: ## remove the environment and caches
 	rm -rf $(VENV) .venv-audit .venv-clients .venv-deploy build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 .PHONY: help install demo test test-slow test-batch test-clients test-harness test-cuda test-ahead test-browser test-ray test-schema test-sanitize check format eval-demo matrix
-.PHONY: audit fuzz docs docs-serve compatibility monitoring equality bench-gpu test-wheel lint-deploy clean
+.PHONY: audit fuzz soak kills docs docs-serve compatibility monitoring equality bench-gpu test-wheel lint-deploy clean

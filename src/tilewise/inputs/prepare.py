@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import time
 from collections.abc import Sequence
@@ -83,6 +84,7 @@ class Preparer:
         self.cache.clear()
         if self.opener is not None:
             self.opener.forget()
+            gc.collect()  # requests that failed may hold tiles in circles
 
     def chat(
         self,

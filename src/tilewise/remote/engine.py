@@ -184,7 +184,7 @@ class RemoteEngine:
     def submit(self, request: Request) -> None:
         # Its grammar is compiled again where it is needed: a parser's state cannot travel.
         message = Submit.of(request.with_(grammar=None), next(self._loans))
-        if message.loan is not None:
+        if message.loan is not None and not self._pipe.closed:
             self._lent[message.loan] = request
         self._send(message)
 
@@ -222,11 +222,11 @@ class RemoteEngine:
             self._loop.remove_reader(self._pipe.fileno())
             self._pipe.close()
             self._left.put(None)
+            self._lent.clear()
 
     def _wait_for_end(self) -> None:
         """Call `on_end` once the process has an exit status, some moments after its end of the pipe has closed."""
         self._process.wait()
-        self._lent.clear()
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._on_end)
 

@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
+from signal import SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV
 from typing import Any
 
 from PIL import Image
@@ -40,6 +41,10 @@ from tilewise.types import Tile
 logger = logging.getLogger("tilewise")
 _LOOK = 0.05
 """Seconds between looks whether the caller has left, or the time is up."""
+_CRASHES = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT}
+"""Signals that a file brings upon the process that opens it."""
+_PATIENCE = 5.0
+"""Seconds in which a process that has ended is known to have."""
 Told = dict[str, Any]
 
 
@@ -57,14 +62,17 @@ class _Worker:
             self._process.start()
         theirs.close()
 
-    def kill(self) -> str:
-        """End the process, and return how it had ended by itself, if it had."""
+    def kill(self) -> None:
         self.link.close()
-        self._process.join(_LOOK)
-        status = self._process.exitcode
         self._process.kill()
         self._process.join()
-        return f"signal {-status}" if status is not None and status < 0 else f"status {status}"
+
+    def ended_by(self) -> int | None:
+        """Return the signal that ended the process, whose end of the link is closed; None = none that is known of."""
+        self._process.join(_PATIENCE)
+        status = self._process.exitcode
+        self.kill()
+        return -status if status is not None and status < 0 else None
 
 
 Take = Callable[[Told, Connection], None]
@@ -79,6 +87,8 @@ class _Errand:
     job: Job
     take: Take
     deadline: Deadline
+    may_repeat: bool
+    """True if it is done once more if its process ends otherwise than by a crash: whoever is short of memory kills."""
 
     def begin(self) -> None:
         with suppress(OSError):  # it is gone, which whoever looks for its answer finds out
@@ -110,7 +120,7 @@ class MediaWorkers:
 
         Raises InvalidMedia, what a `take` raises, and Cancelled as soon as the request is given up.
         """
-        left = deque(zip(jobs, takes, strict=True))
+        left = deque((job, take, True) for job, take in zip(jobs, takes, strict=True))
         at_work: dict[Connection, _Errand] = {}
         try:
             while left or at_work:
@@ -119,28 +129,39 @@ class MediaWorkers:
                     errand.begin()
                 for link in wait(list(at_work), _LOOK):
                     assert isinstance(link, Connection)
-                    self._end(at_work.pop(link))
+                    errand = at_work.pop(link)
+                    if not self._end(errand):
+                        left.appendleft((errand.job, errand.take, False))
                 for errand in at_work.values():
                     errand.deadline.left()
         finally:
             for errand in at_work.values():
-                self._replace(errand.worker)
+                self._add_in_background()
+                errand.worker.kill()
 
-    def _end(self, errand: _Errand) -> None:
-        """Take the answer to a job, and let the next one have the worker. Raises what the answer tells."""
+    def _end(self, errand: _Errand) -> bool:
+        """Take the answer to a job, and let the next one have the worker; return False if it is to be done again.
+
+        Raises what the answer tells.
+        """
         try:
             errand.end()
         except TilewiseError:
             self._hand_on(errand.worker)
             raise
         except (EOFError, OSError, ValueError, LookupError, TypeError):
-            how, name = self._replace(errand.worker), errand.job.file.name or "a picture"
+            self._add_in_background()
+            number, name = errand.worker.ended_by(), errand.job.file.name or "a picture"
+            how = "no answer" if number is None else f"signal {number}"
             logger.error("A process that opens media ended with %s, over %s; another takes its place.", how, name)
+            if number not in _CRASHES and errand.may_repeat:
+                return False
             raise _placed(
                 InvalidMedia(f"{name} ended the process that opened it: it is damaged. Save it anew, and send that."),
                 errand.job.file,
             ) from None
         self._hand_on(errand.worker)
+        return True
 
     def _borrow(self, budget: MediaBudget, may_wait: bool) -> _Worker | None:
         """Return a worker, after all who have waited longer; None if none is idle now and the caller may not wait."""
@@ -178,11 +199,6 @@ class MediaWorkers:
             else:
                 self._idle.append(worker)
 
-    def _replace(self, worker: _Worker) -> str:
-        """End a worker, and start another in the background; return how it had ended by itself."""
-        self._add_in_background()
-        return worker.kill()
-
     def _add_in_background(self) -> None:
         def add() -> None:
             self._hand_on(_Worker(self._store, self._library))
@@ -198,10 +214,10 @@ class MediaWorkers:
             worker.kill()
 
 
-def _errand(worker: _Worker, job: Job, take: Take, budget: MediaBudget) -> _Errand:
+def _errand(worker: _Worker, job: Job, take: Take, may_repeat: bool, budget: MediaBudget) -> _Errand:
     name = job.file.name or job.file.where
     deadline = Deadline(budget, "decode_seconds", f"Decoding {name}", "send a shorter or a smaller video")
-    return _Errand(worker, job, take, deadline)
+    return _Errand(worker, job, take, deadline, may_repeat)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ numbers of the slots. A slot is free again when the last array over it is gone, 
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
 import tempfile
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 _LOOK = 0.02
 """Seconds between looks for slots that have become free, and for callers who have left."""
+
+
+_GARBAGE = 100
+"""Looks between searches for garbage."""
 
 
 class TileFile:
@@ -158,7 +163,7 @@ class TileStore:
                 f"The pictures may have {count} tiles, and there is memory for {self.form.slots} of all requests: send "
                 "fewer, ask for a smaller max_dynamic_patch, or raise mm_processor_cache_gb."
             )
-        turn = object()
+        turn, looks = object(), 0
         self._turns.append(turn)
         try:
             while True:
@@ -167,6 +172,9 @@ class TileStore:
                 if slots is not None:
                     return slots
                 budget.cancelled.wait(_LOOK)
+                looks += 1
+                if looks % _GARBAGE == 0:  # requests that failed may hold tiles in circles
+                    gc.collect()
         finally:
             self._turns.remove(turn)
 
