@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--columns", type=int, default=4, help="of tiles of a picture")
     parser.add_argument("--rows", type=int, default=3)
-    parser.add_argument("--encode-budget", type=float, default=0.25, help="tiles behind a step, as in a server")
+    parser.add_argument("--encode-budget", type=float, default=0.25, help="tiles behind a step")
     parser.add_argument("--vision-workers", type=int, default=0)
     args = parser.parse_args()
     lanes = {"encode_budget": args.encode_budget, "vision_workers": args.vision_workers}

@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, NoReturn, TypeVar
 
 from fastapi import APIRouter
@@ -83,13 +83,13 @@ async def exchange(raw: Request, work: Work) -> Response:
     async def answer(data: bytes) -> Response:
         check_media_type(raw.headers.get("content-type"))
         check_coding(raw.headers.get("content-encoding"))
-        body = parse_body(data) if len(data) < _LARGE else await service.prepare(lambda: parse_body(data))
+        body = parse_body(data) if len(data) < _LARGE else await service.prepare(partial(parse_body, data))
+        del data  # megabytes, while an answer may take minutes
         return await work(raw, body, ignored)
 
     try:
         with service.counted():
-            data = await raw.body()
-            response = await unless_client_leaves(raw.receive, answer(data))
+            response = await unless_client_leaves(raw.receive, answer(await _received(raw)))
     except (ClientLeft, ClientDisconnect):  # the latter, before the body had come
         return Response(status_code=_CLIENT_LEFT)
     except Exception as error:  # of whatever kind: a client gets the API's error body, and the log the rest
@@ -98,6 +98,11 @@ async def exchange(raw: Request, work: Work) -> Response:
         response.headers[IGNORED_HEADER] = ignored_header(ignored.names)
         service.note_ignored(ignored, raw.url.path)
     return response
+
+
+async def _received(raw: Request) -> bytes:
+    """Return a request's body; unlike `Request.body` it is not kept with the request. Raises ClientDisconnect."""
+    return b"".join([piece async for piece in raw.stream()])
 
 
 def ignored_header(names: Sequence[str]) -> str:

@@ -67,6 +67,10 @@ class ChatCall(GenerationCall):
             request = self.prompt.request(self.sampling, preparer, reader)
         return self.routed(request, preparer)
 
+    def without_messages(self) -> ChatCall:
+        """Return what answers need of the call, once its request is made."""
+        return replace(self, prompt=replace(self.prompt, messages=()))
+
     def strict_pairs(self, answer: str) -> list[tuple[dict[str, Any], str]]:
         """Return the schemas that a whole answer has to fulfil, each with the part of it that has to."""
         if self.strict_schema is None and not self.strict_tools:

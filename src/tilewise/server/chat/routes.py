@@ -42,8 +42,10 @@ async def chat_completions(raw: HttpRequest, body: dict[str, Any], ignored: Igno
     context = context_of(raw)
     service = context.service
     call = chat_call(body, context.served, ignored, raw.headers.get("x-request-id"))
+    body.clear()  # of its pictures nothing is to be kept while the answer is made
     async with service.admitted():
         request = await prepared(raw, call, call.reply.id, ignored)
+        call = call.without_messages()
         headers = context.load_report(raw, ignored)
         if call.reply.stream:
             return EventStream(guarded(_events(context, call, request), service), headers)
