@@ -93,7 +93,7 @@ class Served:
             except OSError:
                 continue
             if int(fields[1]) == self.process.pid and b"tilewise.remote.begin" in command:
-                found[int(command[-2])] = int(stat.parent.name)
+                found[int(command[-3])] = int(stat.parent.name)
         return found
 
     def metric(self, name: str, label: str = "") -> float:

@@ -27,7 +27,7 @@ class BrokenRunner(FakeRunner):
         result = super().launch(plan).result
         hit = [work for work in plan.work if self._is_bad(work.slot) and work.known_stop > self.position]
         sampled = {slot: () if slot in [work.slot for work in hit] else new for slot, new in result.sampled.items()}
-        return Done(StepResult(sampled, result.encoded, {}, {work.slot: "hidden states" for work in hit}))
+        return Done(StepResult(sampled, result.encoded, not_finite={work.slot: "hidden states" for work in hit}))
 
     def _is_bad(self, slot: int) -> bool:
         return self.bad is not None and self.admissions[slot].seed == self.bad.sampling.seed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import types
 from collections.abc import Callable
 from functools import cache, partial
@@ -44,7 +43,6 @@ from tilewise.server.problems import Problem
 from tilewise.server.responses.call import response_call
 from tilewise.server.tokenize import detokenize_body, tokenize_body, tokenize_call
 
-logging.getLogger("tilewise").setLevel(logging.ERROR)
 # Hosts are never looked up: none but this one is allowed, and nothing here names it.
 ACCESS = MediaAccess(allowed_media_domains=("nowhere.invalid",), limits=MediaLimits(request_bytes=2**20))
 

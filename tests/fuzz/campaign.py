@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib
+import logging
 import random
 import traceback
 from collections.abc import Sequence
@@ -98,6 +99,7 @@ def main() -> None:
     asked = parser.parse_args()
     import atheris
 
+    logging.getLogger("tilewise").setLevel(logging.ERROR)
     with atheris.instrument_imports(include=list(_INSTRUMENTED)):
         importlib.import_module(asked.module)
     target = TARGETS[asked.target]

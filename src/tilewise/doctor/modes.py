@@ -76,14 +76,11 @@ def _of_device(device: str) -> Iterator[Mode]:
 @contextmanager
 def plain_ops(wanted: bool = True) -> Iterator[None]:
     """Let engines that are made inside compute by torch's ops, as the user's variable would."""
-    name = Environment.cpu_kernels.name
-    before = os.environ.get(name)
+    before = dict(os.environ)
     if wanted:
-        os.environ[name] = "0"
+        os.environ |= {Environment.cpu_kernels.name: "0"}
     try:
         yield
     finally:
-        if wanted and before is None:
-            del os.environ[name]
-        elif wanted and before is not None:
-            os.environ[name] = before
+        os.environ.clear()
+        os.environ.update(before)

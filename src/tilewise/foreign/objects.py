@@ -143,6 +143,8 @@ def counts_of(limits: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
     `limit_mm_per_prompt` may be {"image": 4}, {"image": {"count": 4, "width": 448}}, and mixed.
     """
+    if not isinstance(limits, Mapping):
+        raise InvalidConfig(f"limit_mm_per_prompt must be an object of counts by kind, got {limits!r:.80}.")
     try:
         check_limits(limits)
     except ValueError as error:

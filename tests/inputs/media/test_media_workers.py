@@ -105,9 +105,7 @@ def reader(opener) -> tuple[MediaReader, MediaReader]:
 def worker_of(workers: MediaWorkers) -> int:
     """The process id of the only worker, once it is idle."""
     until(lambda: bool(workers._idle))
-    pid = workers._idle[0]._process.pid
-    assert pid is not None
-    return pid
+    return workers._idle[0].process
 
 
 def digests(picture: CutPicture) -> list[bytes]:

@@ -7,9 +7,10 @@ tiles in shared memory; of a video the chosen frames are sent back.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-import signal
+import pkgutil
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+import av
 import numpy as np
 from PIL import Image, ImageCms
 
@@ -108,14 +110,13 @@ def _content(file: UnopenedFile) -> bytes:
     return decode_base64(file.content.decode("latin-1"), file.budget) if file.is_base64 else file.content
 
 
-def main(link: Connection, file: Connection, form: TileForm, library: str | None) -> None:
-    """Do jobs until the process that sends them is gone. `library` has the kernels that resize, if there are any."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal: the other one decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.environ.clear()  # there may be keys among the variables
+def work(link: Connection, file: int, form: TileForm, library: str | None) -> None:
+    """Do jobs until the process that sends them is gone, in a process that the fork server has just forked.
+
+    `file` is the descriptor of a tile file; `library` has the kernels that resize, if there are any.
+    """
     frames: list[bytes] = []
-    worker = CutWorker(TileMemory(file.fileno(), form), resizer(library), frames.append)
-    _load_decoders()
+    worker = CutWorker(TileMemory(file, form), resizer(library), frames.append)
     if sys.platform != "win32":
         os.nice(_NICE)
     confine_this_process(None, memory=form.num_bytes + _MEMORY_BYTES, files=_highest_open_file() + 1)
@@ -130,10 +131,13 @@ def main(link: Connection, file: Connection, form: TileForm, library: str | None
         frames.clear()
 
 
-def _load_decoders() -> None:
+def load_decoders() -> None:
     """Load whatever the libraries would load with the first file that needs it."""
     Image.init()
     ImageCms.createProfile("LAB")
+    for module in pkgutil.walk_packages(av.__path__, "av."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
     with suppress(ImportError):
         import pillow_heif  # noqa: F401
 

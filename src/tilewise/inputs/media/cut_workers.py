@@ -12,7 +12,6 @@ import hashlib
 import itertools
 import json
 import logging
-import multiprocessing
 import os
 import threading
 from collections import deque
@@ -21,16 +20,16 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing.connection import Connection, wait
-from signal import SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV
+from multiprocessing.connection import Connection, Pipe, wait
+from signal import SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGSEGV
 from typing import Any
 
 from PIL import Image
 
 from tilewise.errors import Cancelled, InvalidMedia, TilewiseError
-from tilewise.inputs.media import cut_worker
 from tilewise.inputs.media.cache import CacheCounts, CutPicture, RecentlyUsed
 from tilewise.inputs.media.cut_worker import ERRORS, CutPictureJob, Job, ReadVideoJob
+from tilewise.inputs.media.fork_server import ForkServer
 from tilewise.inputs.media.images import UnopenedFile
 from tilewise.inputs.media.limits import Deadline, MediaBudget
 from tilewise.inputs.media.tile_memory import StoredTile, TileStore
@@ -43,36 +42,28 @@ _LOOK = 0.05
 """Seconds between looks whether the caller has left, or the time is up."""
 _CRASHES = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT}
 """Signals that a file brings upon the process that opens it."""
-_PATIENCE = 5.0
-"""Seconds in which a process that has ended is known to have."""
 Told = dict[str, Any]
 
 
 class _Worker:
     """One process, and our end of the link to it."""
 
-    def __init__(self, store: TileStore, library: str | None) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([cut_worker.__name__])
-        self.link, theirs = context.Pipe()
-        # A descriptor travels to a new process as that of a connection; it is none.
-        with Connection(os.dup(store.file.descriptor)) as file:
-            arguments = (theirs, file, store.form, library)
-            self._process = context.Process(target=cut_worker.main, args=arguments, name="tilewise-media", daemon=True)
-            self._process.start()
-        theirs.close()
+    def __init__(self, server: ForkServer, store: TileStore, library: str | None) -> None:
+        self._server = server
+        self.link, theirs = Pipe()
+        with theirs:
+            self.process = server.fork(theirs, store.file.descriptor, store.form, library)
 
     def kill(self) -> None:
+        """End the process, if it has not ended by itself: none of its number is another's before it was waited for."""
         self.link.close()
-        self._process.kill()
-        self._process.join()
+        os.kill(self.process, SIGKILL)
+        self._server.wait(self.process)
 
-    def ended_by(self) -> int | None:
-        """Return the signal that ended the process, whose end of the link is closed; None = none that is known of."""
-        self._process.join(_PATIENCE)
-        status = self._process.exitcode
-        self.kill()
-        return -status if status is not None and status < 0 else None
+    def ended_by(self) -> int:
+        """Return the signal that ended the process, whose end of the link is closed; 0 = none."""
+        self.link.close()
+        return self._server.wait(self.process)
 
 
 Take = Callable[[Told, Connection], None]
@@ -108,6 +99,7 @@ class MediaWorkers:
     def __init__(self, count: int, store: TileStore, library: str | None) -> None:
         """Start the processes, in the background. `library` has the kernels that resize, if there are any."""
         self._store, self._library = store, library
+        self._server = ForkServer()
         self._idle: deque[_Worker] = deque()
         self._waiting: deque[Future[_Worker]] = deque()  # of threads without a worker, the longest first
         self._lock = threading.Lock()
@@ -152,7 +144,7 @@ class MediaWorkers:
         except (EOFError, OSError, ValueError, LookupError, TypeError):
             self._add_in_background()
             number, name = errand.worker.ended_by(), errand.job.file.name or "a picture"
-            how = "no answer" if number is None else f"signal {number}"
+            how = f"signal {number}" if number else "no answer"
             logger.error("A process that opens media ended with %s, over %s; another takes its place.", how, name)
             if number not in _CRASHES and errand.may_repeat:
                 return False
@@ -201,7 +193,8 @@ class MediaWorkers:
 
     def _add_in_background(self) -> None:
         def add() -> None:
-            self._hand_on(_Worker(self._store, self._library))
+            with suppress(OSError):  # this process is about to end
+                self._hand_on(_Worker(self._server, self._store, self._library))
 
         threading.Thread(target=add, name="tilewise-media-start", daemon=True).start()
 
@@ -212,6 +205,7 @@ class MediaWorkers:
             idle, self._idle = list(self._idle), deque()
         for worker in idle:
             worker.kill()
+        self._server.close()
 
 
 def _errand(worker: _Worker, job: Job, take: Take, may_repeat: bool, budget: MediaBudget) -> _Errand:

@@ -132,7 +132,7 @@ class Web:
                     raise HubRefused(url, status, said.get("X-Error-Code", ""), said.get("X-Error-Message", ""))
                 yield response
         except (httpx.RequestError, httpx.InvalidURL) as error:
-            host = url.split("/")[2] if url.count("/") > 2 else url
+            host = url.split("/")[2].rpartition("@")[2] if url.count("/") > 2 else url
             raise HubUnreachable(_problem(host, error)) from None
 
 
