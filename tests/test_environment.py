@@ -14,7 +14,10 @@ from tilewise.config import FLASHCOMM_TOKENS, EngineConfig
 from tilewise.environment import READ, VARIABLES, Environment
 from tilewise.errors import InvalidConfig
 
-_WRITTEN = {"GLOO_SOCKET_IFNAME", "GOMP_SPINCOUNT", "PYTHONPATH", "PYTHONUNBUFFERED", "RAY_ADDRESS", "XDG_CACHE_HOME"}
+_WRITTEN = {
+    *("GLOO_SOCKET_IFNAME", "GOMP_SPINCOUNT", "OMP_NUM_THREADS", "PYTHONPATH", "PYTHONUNBUFFERED", "RAY_ADDRESS"),
+    "XDG_CACHE_HOME",
+}
 """Variables that are set for libraries and for processes of ours."""
 _ENVIRONMENT = ("os.environ", "environment", "variables", "environment.variables")
 _NAME = re.compile(r'"((?:VLLM|TILEWISE|HF|TRANSFORMERS|MODELSCOPE|OTEL|XDG|OMP)_[A-Z0-9_]+)"')

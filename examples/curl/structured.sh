@@ -15,7 +15,7 @@ curl --silent --show-error --fail-with-body "$url/chat/completions" \
         {"type": "text", "text": "What is the word?"}
     ]}],
     "response_format": {"type": "json_schema", "json_schema": {
-        "name": "word", "schema": {"enum": ["bird", "cat", "dog", "fish"]}
+        "name": "word", "schema": {"enum": ["bird", "cat", "dog", "star"]}
     }},
     "logprobs": true,
     "top_logprobs": 2,

@@ -288,8 +288,13 @@ CROWDS = {
 
 @pytest.mark.parametrize("name", CROWDS)
 def test_more_of_something_than_anybody_needs(live: Served, name: str):
-    """CVE-2025-46560, CVE-2026-9540: work that grows faster than the request. Each is refused by its number."""
-    error_of(chat(live, **CROWDS[name]))
+    """CVE-2025-46560, CVE-2026-9540: work that grows faster than the request. It is refused by its number, or bounded
+    by what is generated: `live` asks afterwards."""
+    answer = chat(live, **CROWDS[name])
+    if name in ("stop", "repetitions", "items"):
+        assert answer.status_code == 200, answer.text
+    else:
+        error_of(answer)
 
 
 def test_prompts_without_end(live: Served):

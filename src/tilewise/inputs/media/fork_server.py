@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _NUMBER = struct.Struct("!q")
 _MOST = 2**16  # bytes of an order
+_LIBRARIES = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD")
 
 
 class ForkServer:
@@ -36,7 +37,7 @@ class ForkServer:
         command = [sys.executable, "-P", "-m", __name__, f"{theirs.fileno()}"]
         path = os.pathsep.join(sys.path)
         # Of the variables only those that tell where libraries are: there may be keys among the others.
-        known = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD") if name in os.environ}
+        known = {name: value for name, value in os.environ.items() if name in _LIBRARIES}
         environment = {**known, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         with theirs:
             self._process = subprocess.Popen(
