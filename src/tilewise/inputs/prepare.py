@@ -39,7 +39,7 @@ from tilewise.timing import Clock, InputTiming
 from tilewise.types import ImageInput, Request
 
 if TYPE_CHECKING:
-    from tilewise.inputs.media.cut_workers import MediaOpener
+    from tilewise.inputs.media.opener import MediaOpener
     from tilewise.inputs.media.tiling import Tiling
 
 

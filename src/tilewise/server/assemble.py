@@ -16,7 +16,7 @@ from tilewise.errors import InvalidConfig
 from tilewise.host import available_memory, usable_cpus
 from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.media.cache import MediaCache, cache_bytes
-from tilewise.inputs.media.cut_workers import MediaOpener
+from tilewise.inputs.media.opener import MediaOpener
 from tilewise.inputs.media.tile_memory import TileFile, TileForm, TileStore
 from tilewise.inputs.model_inputs import ModelInputs
 from tilewise.inputs.spec import InputSpec

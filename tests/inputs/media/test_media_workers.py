@@ -20,9 +20,10 @@ from tests.served import until
 from tilewise.errors import Cancelled, InvalidMedia, InvalidRequest, TilewiseError
 from tilewise.inputs.media.cache import CutPicture
 from tilewise.inputs.media.cut_worker import CutPictureJob
-from tilewise.inputs.media.cut_workers import MediaOpener, MediaWorkers
+from tilewise.inputs.media.cut_workers import MediaWorkers
 from tilewise.inputs.media.images import Opening, UnopenedFile
 from tilewise.inputs.media.limits import MediaBudget, MediaLimits
+from tilewise.inputs.media.opener import MediaOpener
 from tilewise.inputs.media.reader import MediaOptions, MediaPart, MediaReader
 from tilewise.inputs.media.tile_memory import TileFile, TileForm, TileStore
 from tilewise.inputs.media.tiling import LimitedPicture, Tiling
@@ -246,6 +247,16 @@ def test_a_worker_that_crashes_costs_one_request_and_one_that_is_killed_none(pre
             cut(preparer[1], reader[1], content)
     assert f"ended with signal {number:d}" in caplog.text
     assert cut(preparer[1], reader[1], FILES["png"])
+
+
+def test_the_process_that_forks_others_is_replaced_too(preparer, reader, opener):
+    workers, first = opener._workers, opener._workers._server
+    os.kill(first._process.pid, signal.SIGKILL)
+    until(lambda: first.has_ended)
+    os.kill(worker_of(workers), signal.SIGKILL)
+    (found,), _ = cut(preparer[1], reader[1], saved(noise(seed=80), "PNG"))
+    assert found.tiles
+    assert workers._server is not first
 
 
 def test_workers_go_round_from_request_to_request(opener):

@@ -8,34 +8,26 @@ it; the next one is forked off a process that has all decoders loaded, in millis
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from signal import SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGSEGV
 from typing import Any
 
-from PIL import Image
-
 from tilewise.errors import Cancelled, InvalidMedia, TilewiseError
-from tilewise.inputs.media.cache import CacheCounts, CutPicture, RecentlyUsed
-from tilewise.inputs.media.cut_worker import ERRORS, CutPictureJob, Job, ReadVideoJob
+from tilewise.inputs.media.cut_worker import ERRORS, Job
 from tilewise.inputs.media.fork_server import ForkServer
 from tilewise.inputs.media.images import UnopenedFile
 from tilewise.inputs.media.limits import Deadline, MediaBudget
-from tilewise.inputs.media.tile_memory import StoredTile, TileStore
-from tilewise.inputs.media.tiling import Tiling, UnopenedPicture
-from tilewise.inputs.media.video import FrameChoice
-from tilewise.types import Tile
+from tilewise.inputs.media.tile_memory import TileStore
 
 logger = logging.getLogger("tilewise")
 _LOOK = 0.05
@@ -54,16 +46,16 @@ class _Worker:
         with theirs:
             self.process = server.fork(theirs, store.file.descriptor, store.form, library)
 
-    def kill(self) -> None:
-        """End the process, if it has not ended by itself: none of its number is another's before it was waited for."""
-        self.link.close()
-        os.kill(self.process, SIGKILL)
-        self._server.wait(self.process)
+    def end(self) -> int:
+        """End the process, and return the signal that ended it, ours or another before; 0 = none that is known of.
 
-    def ended_by(self) -> int:
-        """Return the signal that ended the process, whose end of the link is closed; 0 = none."""
+        No other process has its number before it was waited for.
+        """
         self.link.close()
-        return self._server.wait(self.process)
+        with suppress(OSError):
+            os.kill(self.process, SIGKILL)
+            return self._server.wait(self.process)
+        return 0
 
 
 Take = Callable[[Told, Connection], None]
@@ -129,7 +121,7 @@ class MediaWorkers:
         finally:
             for errand in at_work.values():
                 self._add_in_background()
-                errand.worker.kill()
+                errand.worker.end()
 
     def _end(self, errand: _Errand) -> bool:
         """Take the answer to a job, and let the next one have the worker; return False if it is to be done again.
@@ -143,7 +135,7 @@ class MediaWorkers:
             raise
         except (EOFError, OSError, ValueError, LookupError, TypeError):
             self._add_in_background()
-            number, name = errand.worker.ended_by(), errand.job.file.name or "a picture"
+            number, name = errand.worker.end(), errand.job.file.name or "a picture"
             how = f"signal {number}" if number else "no answer"
             logger.error("A process that opens media ended with %s, over %s; another takes its place.", how, name)
             if number not in _CRASHES and errand.may_repeat:
@@ -185,16 +177,26 @@ class MediaWorkers:
         """Give a worker to who has waited longest."""
         with self._lock:
             if self._closed:
-                worker.kill()
+                worker.end()
             elif self._waiting:
                 self._waiting.popleft().set_result(worker)
             else:
                 self._idle.append(worker)
 
+    def _living_server(self) -> ForkServer:
+        with self._lock:
+            if self._server.has_ended:
+                self._server.close()
+                self._server = ForkServer()
+            return self._server
+
     def _add_in_background(self) -> None:
         def add() -> None:
-            with suppress(OSError):  # this process is about to end
-                self._hand_on(_Worker(self._server, self._store, self._library))
+            while not self._closed:
+                with suppress(OSError):  # the server has ended, as by whoever is short of memory, or this process does
+                    self._hand_on(_Worker(self._living_server(), self._store, self._library))
+                    return
+                time.sleep(_LOOK)
 
         threading.Thread(target=add, name="tilewise-media-start", daemon=True).start()
 
@@ -204,7 +206,7 @@ class MediaWorkers:
             self._closed = True
             idle, self._idle = list(self._idle), deque()
         for worker in idle:
-            worker.kill()
+            worker.end()
         self._server.close()
 
 
@@ -214,106 +216,5 @@ def _errand(worker: _Worker, job: Job, take: Take, may_repeat: bool, budget: Med
     return _Errand(worker, job, take, deadline, may_repeat)
 
 
-@dataclass(frozen=True, slots=True)
-class KnownPicture:
-    """A picture that was cut, and what was told of its file."""
-
-    cut: CutPicture
-    told: Told
-
-    @property
-    def num_bytes(self) -> int:
-        return self.cut.num_bytes
-
-
-class MediaOpener:
-    """Opens and cuts what requests bring, by workers, and knows again the files that it has cut before."""
-
-    def __init__(self, workers: int, store: TileStore, cache_bytes: int, library: str | None) -> None:
-        self.store = store
-        self._workers = MediaWorkers(workers, store, library)
-        self._known = RecentlyUsed[bytes, KnownPicture](cache_bytes)
-        store.make_room = self._known.forget_oldest
-
-    @property
-    def counts(self) -> CacheCounts:
-        """The look-ups of files that may have been cut before."""
-        return self._known.counts
-
-    def forget(self) -> None:
-        self._known.clear()
-
-    def cut(self, pictures: Sequence[tuple[UnopenedPicture, Tiling]]) -> list[CutPicture]:
-        """Return the pictures of one request, cut. Raises InvalidMedia, InvalidRequest and Cancelled."""
-        keys = [_key(picture.file, tiling) for picture, tiling in pictures]
-        found = {key: known for key in keys if (known := self._find(key)) is not None}
-        missing = {key: pair for key, pair in zip(keys, pictures, strict=True) if key not in found}
-        if missing:
-            found |= self._cut(missing)
-        for key, (picture, _) in zip(keys, pictures, strict=True):
-            picture.opened(found[key].told)
-        return [found[key].cut for key in keys]
-
-    def _find(self, key: bytes) -> KnownPicture | None:
-        return self._known.find(key) if self._known.max_bytes else None
-
-    def _cut(self, pictures: dict[bytes, tuple[UnopenedPicture, Tiling]]) -> dict[bytes, KnownPicture]:
-        found: dict[bytes, KnownPicture] = {}
-        sizes = [tiling.max_tiles + 1 for _, tiling in pictures.values()]
-        budget = next(iter(pictures.values()))[0].file.budget
-        slots = self.store.reserve(sum(sizes), budget)
-        try:
-            jobs, takes = [], []
-            for (key, (picture, tiling)), stop in zip(pictures.items(), itertools.accumulate(sizes), strict=True):
-                its = tuple(slots[stop - tiling.max_tiles - 1 : stop])
-                jobs.append(CutPictureJob(picture.file, tiling, its))
-                takes.append(partial(self._take, found, key, its))
-            self._workers.do(jobs, takes, budget)
-        finally:
-            used = {tile.slot for known in found.values() for tile in known.cut.tiles if isinstance(tile, StoredTile)}
-            self.store.give_back([slot for slot in slots if slot not in used])
-        return found
-
-    def _take(
-        self, found: dict[bytes, KnownPicture], key: bytes, slots: tuple[int, ...], told: Told, link: Connection
-    ) -> None:
-        digests = [bytes.fromhex(digest) for digest in told["digests"]]
-        tiles = tuple(map(self.store.tile, digests, slots[: len(digests)]))
-        (columns, rows), (width, height) = map(tuple, (told["grid"], told["size"]))
-        found[key] = KnownPicture(CutPicture(tiles, (columns, rows), (width, height)), told)
-        self._known.keep(key, found[key])
-
-    def frames(self, file: UnopenedFile, choice: FrameChoice, opened: Callable[[Told], None]) -> list[Image.Image]:
-        """Return the chosen frames of a video. Raises InvalidMedia and Cancelled."""
-        frames: list[Image.Image] = []
-
-        def take(told: Told, link: Connection) -> None:
-            for width, height in told["sizes"]:
-                frames.append(Image.frombytes("RGB", (width, height), link.recv_bytes()))
-            opened(told)
-
-        self._workers.do([ReadVideoJob(file, choice)], [take], file.budget)
-        return frames
-
-    def share(self, cut: CutPicture) -> CutPicture:
-        """Return a picture that was cut here with its tiles in the store, if there are slots for them now."""
-        tiles = [tile for tile in cut.tiles if isinstance(tile, Tile)]
-        slots = self.store.reserve_now(len(tiles))
-        if slots is None or len(tiles) < len(cut.tiles):
-            return cut
-        return replace(cut, tiles=tuple(map(self.store.put, tiles, slots)))
-
-    def close(self) -> None:
-        self._workers.close()
-
-
 def _placed(error: TilewiseError, file: UnopenedFile) -> TilewiseError:
     return error.at(file.where) if file.where and isinstance(error, InvalidMedia) else error
-
-
-def _key(file: UnopenedFile, tiling: Tiling) -> bytes:
-    """Return 32 bytes of BLAKE2b over a picture's file as it came, and over how it is opened and cut."""
-    how = (file.is_base64, file.opening, tiling)
-    digest = hashlib.blake2b(repr(how).encode(), digest_size=32)
-    digest.update(file.content)
-    return digest.digest()

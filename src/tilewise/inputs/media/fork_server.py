@@ -44,6 +44,10 @@ class ForkServer:
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment
             )
 
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
     def fork(self, link: Connection, file: int, form: TileForm, library: str | None) -> int:
         """Start a process that does jobs, and return its id: see `cut_worker.work`. Raises OSError if that is not to be
         had.

@@ -33,7 +33,7 @@ from tilewise.timing import Stopwatch
 from tilewise.types import Detail
 
 if TYPE_CHECKING:
-    from tilewise.inputs.media.cut_workers import MediaOpener
+    from tilewise.inputs.media.opener import MediaOpener
 
 _KNOWN = {"image": ("rgba_background_color",), "video": ("num_frames", "fps")}
 _WITHOUT_EFFECT: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {
