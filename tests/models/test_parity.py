@@ -156,9 +156,12 @@ def test_every_format_spelling_and_sharding_gives_the_same_bits(
         "older hf, 3 shards": write_hf(tmp_path / "old-3", spec, spelling="old", shards=3),
         "original, 3 shards": write_original(tmp_path / "original-3", spec, shards=3),
     }
+    # An expert multiplies a few rows, and on CPUs by AMD the library then sums up in an order that depends on where the
+    # matrix lies in memory: 2e-7 was seen.
+    tolerance = 1e-6 if spec.decoder in ("qwen3_moe", "gpt_oss") else 0
     for form, folder in others.items():
         found = all_logits(load(folder, TorchOps()), ids, pixels, spec.image_id)
-        parity.check(name, "TorchOps", "logits, as original", found, expected, tolerance=0, form=form)
+        parity.check(name, "TorchOps", "logits, as original", found, expected, tolerance=tolerance, form=form)
 
 
 def test_another_seed_gives_other_logits(ours_of: OursOf, tmp_path: Path) -> None:

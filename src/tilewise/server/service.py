@@ -208,6 +208,8 @@ class AnswerService:
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+        if self.preparer.opener is not None:
+            self.preparer.opener.close()
         if self.tracing is not None:
             self.tracing.close()
 

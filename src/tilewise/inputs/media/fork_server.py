@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import threading
+import weakref
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
@@ -43,6 +44,7 @@ class ForkServer:
             self._process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment
             )
+        self._end = weakref.finalize(self, _end, self._socket, self._process)
 
     @property
     def has_ended(self) -> bool:
@@ -68,8 +70,13 @@ class ForkServer:
         return int(_NUMBER.unpack(answer)[0])
 
     def close(self) -> None:
-        self._socket.close()
-        self._process.wait()
+        self._end()
+
+
+def _end(orders: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    """End the process by closing its socket; this is done, too, where nobody closes a `ForkServer`."""
+    orders.close()
+    process.wait()
 
 
 def main(descriptor: int) -> None:
