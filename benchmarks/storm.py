@@ -222,7 +222,7 @@ def family_of(process: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """What one storm did."""
+    """The measurements of one storm."""
 
     answers_a_second: float
     health: list[float]

@@ -1,1 +1,1 @@
-"""What is right on a machine or at a server: the demo's golden answers, and the prompts that another server makes."""
+"""Doctors say whether a machine computes right, and whether another server makes the prompts of the training."""

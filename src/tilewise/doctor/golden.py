@@ -139,7 +139,7 @@ Verdict = Literal["right", "off", "failed", "not here"]
 
 @dataclass(frozen=True)
 class ModeReport:
-    """What came of one mode."""
+    """The outcome of one mode."""
 
     mode: str
     verdict: Verdict

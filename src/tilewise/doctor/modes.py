@@ -12,7 +12,7 @@ from tilewise.environment import Environment
 from tilewise.platforms import current_platform
 
 Arithmetic = Literal["floats", "int8", "fp8", "w4a16", "int8 cache", "fp8 cache"]
-"""What is rounded on purpose. Modes of one arithmetic agree within rounding, so they share golden answers."""
+"""Options that round on purpose. Modes of one arithmetic agree within rounding, so they share golden answers."""
 
 ROUNDED: dict[Arithmetic, dict[str, Any]] = {
     "floats": {},

@@ -26,7 +26,7 @@ from tilewise.types import Request
 Cause = Literal[
     "template", "system", "start", "space", "special", "tiles", "thumbnail", "budget", "marks", "frames", "lost"
 ]
-"""What a server does otherwise; each has remedies."""
+"""A way in which a server differs; each has remedies."""
 _LONGEST = 10**6
 """A context for which no probe is too long."""
 _MOST_TILES = (1, 4, 6, 8, 12, 24, 36, 40)

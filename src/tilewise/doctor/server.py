@@ -18,12 +18,12 @@ _TOP = 5
 _SAME = 0.02
 """Differences of two distributions, 0 to 2, that count as none: a server computes a batch in another order."""
 _PART = 0.1
-"""The same as a share of what another picture makes."""
+"""A difference that counts as none, as a share of what another picture makes."""
 
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """What came of one probe."""
+    """The outcome of one probe."""
 
     part: Literal["text", "pictures", "look"]
     probe: str

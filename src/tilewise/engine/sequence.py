@@ -284,4 +284,4 @@ class TokenDelta(NamedTuple):
 
 
 SequenceDelta = TokenDelta | SequenceFailure
-"""What a step does to a sequence."""
+"""The effect of a step on a sequence."""

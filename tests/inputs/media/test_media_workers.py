@@ -29,7 +29,7 @@ from tilewise.inputs.media.tile_memory import TileFile, TileForm, TileStore
 from tilewise.inputs.media.tiling import LimitedPicture, Tiling
 
 TILING = Tiling(tile_size=28, max_tiles=6)
-SLOTS = 64
+CELLS = 64
 
 
 def noise(mode: str = "RGB", size: tuple[int, int] = (90, 61), seed: int = 0) -> Image.Image:
@@ -84,7 +84,7 @@ def part(content: bytes, kind: str = "image", uuid: str | None = None) -> MediaP
 
 @pytest.fixture(scope="module")
 def opener() -> Iterator[MediaOpener]:
-    made = MediaOpener(1, TileStore(TileFile(), TileForm(SLOTS, TILING.tile_size)), 2**20, None)
+    made = MediaOpener(1, TileStore(TileFile(), TileForm(CELLS, TILING.tile_size)), 2**20, None)
     yield made
     made.close()
 
@@ -164,7 +164,7 @@ def test_limits_of_a_request_hold_over_all_its_pictures(preparer, reader):
         preparer[1]._tile_all(pictures, None)
 
 
-def test_a_known_file_is_not_opened_again_and_shares_its_slots(preparer, reader, opener):
+def test_a_known_file_is_not_opened_again_and_shares_its_cells(preparer, reader, opener):
     opener.forget()
     counts = opener.counts
     (first,), _ = cut(preparer[1], reader[1], FILES["webp"])
@@ -173,7 +173,7 @@ def test_a_known_file_is_not_opened_again_and_shares_its_slots(preparer, reader,
         (again, once_more), mine = cut(preparer[1], reader[1], FILES["webp"], FILES["webp"])
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert [tile.slot for tile in again.tiles] == [tile.slot for tile in first.tiles]
+    assert [tile.cell for tile in again.tiles] == [tile.cell for tile in first.tiles]
     assert once_more.tiles == first.tiles
     assert mine.watch.counts.pictures == 2
     assert (opener.counts.queries - counts.queries, opener.counts.hits - counts.hits) == (3, 2)
@@ -205,7 +205,7 @@ def test_frames_of_a_video_are_those_that_are_read_here(preparer, reader, tmp_pa
         reader[1].timed().video(part(FILES["png"], "video"))
 
 
-def test_a_request_that_is_given_up_frees_worker_and_slots_in_the_middle_of_a_picture(preparer, reader, opener):
+def test_a_request_that_is_given_up_frees_worker_and_cells_in_the_middle_of_a_picture(preparer, reader, opener):
     opener.forget()
     os.kill(first := worker_of(opener._workers), signal.SIGSTOP)
     mine, errors = reader[1].timed(), []
@@ -219,11 +219,11 @@ def test_a_request_that_is_given_up_frees_worker_and_slots_in_the_middle_of_a_pi
     thread = threading.Thread(target=ask)
     thread.start()
     until(lambda: not opener._workers._idle)
-    assert opener.store.num_free == SLOTS - TILING.max_tiles - 1
+    assert opener.store.num_free == CELLS - TILING.max_tiles - 1
     mine.budget.cancel()
     thread.join()
     assert [type(error) for error in errors] == [Cancelled]
-    assert opener.store.num_free == SLOTS
+    assert opener.store.num_free == CELLS
     assert worker_of(opener._workers) != first
     assert cut(preparer[1], reader[1], FILES["png"])
 

@@ -1,4 +1,4 @@
-"""Tiles in memory that processes share: who holds which slot, and when it is free again."""
+"""Tiles in memory that processes share: who holds which cell, and when it is free again."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def tile(value: int) -> Tile:
     return Tile(bytes([value]) * 16, np.full((SIZE, SIZE, 3), value, np.uint8))
 
 
-def test_a_form_fills_so_many_bytes_with_slots_of_whole_pages():
+def test_a_form_fills_so_many_bytes_with_cells_of_whole_pages():
     assert TileForm.within(10 * 2**14 + 5, SIZE) == TileForm(10, SIZE)
-    assert TileForm(1, 448).slot_bytes == 37 * 2**14
-    assert TileForm(1, 448).slot_bytes >= 448 * 448 * 3
-    assert TileForm.within(1, 448).slots == 1
+    assert TileForm(1, 448).cell_bytes == 37 * 2**14
+    assert TileForm(1, 448).cell_bytes >= 448 * 448 * 3
+    assert TileForm.within(1, 448).cells == 1
 
 
-def test_a_slot_is_taken_as_long_as_any_array_looks_at_it(store):
-    (slot,) = store.reserve(1, BUDGET)
-    stored = store.put(tile(7), slot)
+def test_a_cell_is_taken_as_long_as_any_array_looks_at_it(store):
+    (cell,) = store.reserve(1, BUDGET)
+    stored = store.put(tile(7), cell)
     assert (stored.pixels == 7).all()
     assert not stored.pixels.flags.writeable
     part = stored.pixels[3:5][::-1]
@@ -48,10 +48,10 @@ def test_a_slot_is_taken_as_long_as_any_array_looks_at_it(store):
     assert store.num_free == 6
 
 
-def test_slots_that_no_tile_was_made_of_are_given_back(store):
-    slots = store.reserve(6, BUDGET)
-    assert sorted(slots) == list(range(6))
-    store.give_back(slots[2:])
+def test_cells_that_no_tile_was_made_of_are_given_back(store):
+    cells = store.reserve(6, BUDGET)
+    assert sorted(cells) == list(range(6))
+    store.give_back(cells[2:])
     assert store.num_free == 4
     assert store.reserve_now(5) is None
     assert len(store.reserve_now(4) or ()) == 4
@@ -63,7 +63,7 @@ def test_more_than_there_is_for_all_is_refused_with_the_remedy(store):
 
 
 def test_what_is_kept_for_later_makes_room_and_what_is_in_use_does_not(store):
-    kept = [store.put(tile(number), slot) for number, slot in enumerate(store.reserve(6, BUDGET))]
+    kept = [store.put(tile(number), cell) for number, cell in enumerate(store.reserve(6, BUDGET))]
     in_use = kept[0]
 
     def make_room() -> bool:
@@ -75,7 +75,7 @@ def test_what_is_kept_for_later_makes_room_and_what_is_in_use_does_not(store):
     assert (in_use.pixels == 0).all()
 
 
-def test_whoever_waits_gets_slots_in_the_order_of_asking_and_not_if_they_have_left(store):
+def test_whoever_waits_gets_cells_in_the_order_of_asking_and_not_if_they_have_left(store):
     held = store.reserve(6, BUDGET)
     order, leaves = [], MediaBudget()
 
@@ -103,9 +103,9 @@ def test_whoever_waits_gets_slots_in_the_order_of_asking_and_not_if_they_have_le
 
 
 def test_another_process_sees_the_pixels_and_its_loan_ends_with_its_last_array(store):
-    stored = [store.put(tile(number), slot) for number, slot in enumerate(store.reserve(2, BUDGET))]
+    stored = [store.put(tile(number), cell) for number, cell in enumerate(store.reserve(2, BUDGET))]
     refs = [pickle.loads(pickle.dumps(one.ref)) for one in stored]
-    assert refs == [TileRef(one.digest, one.slot) for one in stored]
+    assert refs == [TileRef(one.digest, one.cell) for one in stored]
     descriptor = os.dup(store.file.descriptor)
     theirs, returned = TileMemory(descriptor, store.form), deque[int]()
     os.close(descriptor)
@@ -122,8 +122,8 @@ def test_another_process_sees_the_pixels_and_its_loan_ends_with_its_last_array(s
 
 
 def test_whoever_has_not_the_memory_gets_the_pixels_themselves(store):
-    (slot,) = store.reserve(1, BUDGET)
-    found = pickle.loads(pickle.dumps(store.put(tile(9), slot)))
+    (cell,) = store.reserve(1, BUDGET)
+    found = pickle.loads(pickle.dumps(store.put(tile(9), cell)))
     assert type(found) is Tile
     assert found == tile(9)
     assert (found.pixels == 9).all()

@@ -43,11 +43,11 @@ ERRORS: dict[str, type[TilewiseError]] = {error.__name__: error for error in (In
 
 @dataclass(frozen=True, slots=True)
 class CutPictureJob:
-    """A picture to be opened and cut, into slots of the shared memory; there are as many as it may have tiles."""
+    """A picture to be opened and cut, into cells of the shared memory; there are as many as it may have tiles."""
 
     file: UnopenedFile
     tiling: Tiling
-    slots: tuple[int, ...]
+    cells: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class CutWorker:
             rgb = to_rgb(on_background(image, opening), opening.exif_orientation)
         except DAMAGE as error:
             raise InvalidMedia(f"{file.name or 'A picture'} is damaged or cut short ({reason(error)}).") from None
-        tiles = [self.memory.place(slot) for slot in job.slots]
+        tiles = [self.memory.place(cell) for cell in job.cells]
         count = cut_into(tiles, rgb, job.tiling, self.resize)
         digests = [tile_digest(tile).hex() for tile in tiles[:count]]
         grid = choose_grid(rgb.width, rgb.height, job.tiling)

@@ -86,7 +86,7 @@ class _Errand:
 
 
 class MediaWorkers:
-    """So many processes that open media and cut pictures, into the slots of a store."""
+    """So many processes that open media and cut pictures, into the cells of a store."""
 
     def __init__(self, count: int, store: TileStore, library: str | None) -> None:
         """Start the processes, in the background. `library` has the kernels that resize, if there are any."""

@@ -54,7 +54,7 @@ class ForkServer:
         """Start a process that does jobs, and return its id: see `cut_worker.work`. Raises OSError if that is not to be
         had.
         """
-        order = {"slots": form.slots, "size": form.size, "library": library}
+        order = {"cells": form.cells, "size": form.size, "library": library}
         return self._ask(order, [link.fileno(), file])
 
     def wait(self, process: int) -> int:
@@ -98,7 +98,7 @@ def main(descriptor: int) -> None:
         elif (answer := os.fork()) == 0:
             orders.close()
             link, file = descriptors
-            cut_worker.work(Connection(link), file, TileForm(order["slots"], order["size"]), order["library"])
+            cut_worker.work(Connection(link), file, TileForm(order["cells"], order["size"]), order["library"])
             os._exit(0)
         for number in descriptors:
             os.close(number)

@@ -68,24 +68,24 @@ class MediaOpener:
         found: dict[bytes, KnownPicture] = {}
         sizes = [tiling.max_tiles + 1 for _, tiling in pictures.values()]
         budget = next(iter(pictures.values()))[0].file.budget
-        slots = self.store.reserve(sum(sizes), budget)
+        cells = self.store.reserve(sum(sizes), budget)
         try:
             jobs, takes = [], []
             for (key, (picture, tiling)), stop in zip(pictures.items(), itertools.accumulate(sizes), strict=True):
-                its = tuple(slots[stop - tiling.max_tiles - 1 : stop])
+                its = tuple(cells[stop - tiling.max_tiles - 1 : stop])
                 jobs.append(CutPictureJob(picture.file, tiling, its))
                 takes.append(partial(self._take, found, key, its))
             self._workers.do(jobs, takes, budget)
         finally:
-            used = {tile.slot for known in found.values() for tile in known.cut.tiles if isinstance(tile, StoredTile)}
-            self.store.give_back([slot for slot in slots if slot not in used])
+            used = {tile.cell for known in found.values() for tile in known.cut.tiles if isinstance(tile, StoredTile)}
+            self.store.give_back([cell for cell in cells if cell not in used])
         return found
 
     def _take(
-        self, found: dict[bytes, KnownPicture], key: bytes, slots: tuple[int, ...], told: Told, link: Connection
+        self, found: dict[bytes, KnownPicture], key: bytes, cells: tuple[int, ...], told: Told, link: Connection
     ) -> None:
         digests = [bytes.fromhex(digest) for digest in told["digests"]]
-        tiles = tuple(map(self.store.tile, digests, slots[: len(digests)]))
+        tiles = tuple(map(self.store.tile, digests, cells[: len(digests)]))
         (columns, rows), (width, height) = map(tuple, (told["grid"], told["size"]))
         found[key] = KnownPicture(CutPicture(tiles, (columns, rows), (width, height)), told)
         self._known.keep(key, found[key])
@@ -103,12 +103,12 @@ class MediaOpener:
         return frames
 
     def share(self, cut: CutPicture) -> CutPicture:
-        """Return a picture that was cut here with its tiles in the store, if there are slots for them now."""
+        """Return a picture that was cut here with its tiles in the store, if there are cells for them now."""
         tiles = [tile for tile in cut.tiles if isinstance(tile, Tile)]
-        slots = self.store.reserve_now(len(tiles))
-        if slots is None or len(tiles) < len(cut.tiles):
+        cells = self.store.reserve_now(len(tiles))
+        if cells is None or len(tiles) < len(cut.tiles):
             return cut
-        return replace(cut, tiles=tuple(map(self.store.put, tiles, slots)))
+        return replace(cut, tiles=tuple(map(self.store.put, tiles, cells)))
 
     def close(self) -> None:
         self._workers.close()

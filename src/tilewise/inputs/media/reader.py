@@ -289,8 +289,11 @@ class MediaReader:
         return UnopenedPicture(file, opened)
 
     def _unopened_file(self, content: bytes, part: MediaPart, is_base64: bool = False) -> UnopenedFile:
-        opening = Opening(self.image_limits, self.background, self.exif_orientation)
-        return UnopenedFile(content, is_base64, _name(part), part.where, opening, self.budget)
+        return UnopenedFile(content, is_base64, _name(part), part.where, self._opening, self.budget)
+
+    @property
+    def _opening(self) -> Opening:
+        return Opening(self.image_limits, self.background, self.exif_orientation)
 
     def _count_opened(self, told: Mapping[str, Any], is_base64: bool) -> None:
         if is_base64:
@@ -347,8 +350,7 @@ class MediaReader:
         return image
 
     def _open(self, data: bytes | Path, name: str = "") -> Image.Image:
-        opening = Opening(self.image_limits, self.background, self.exif_orientation)
-        return on_background(self.given(open_image(data, self.image_limits, self.budget, name)), opening)
+        return on_background(self.given(open_image(data, self.image_limits, self.budget, name)), self._opening)
 
     def _opened_video(self, opener: MediaOpener, data: bytes, part: MediaPart) -> list[Image.Image]:
         def opened(told: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""Memory of tiles that processes share, so that pixels travel by number: a file without a name, cut into slots.
+"""Memory of tiles that processes share, so that pixels travel by number: a file without a name, cut into cells.
 
-Whoever cuts a picture writes its tiles into slots, whoever encodes it reads them there, and nothing is sent but the
-numbers of the slots. A slot is free again when the last array over it is gone, here and in the engine's process
+Whoever cuts a picture writes its tiles into cells, whoever encodes it reads them there, and nothing is sent but the
+numbers of the cells. A cell is free again when the last array over it is gone, here and in the engine's process
 (`Loan`): no path through either of them has to remember to give it back.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tilewise.inputs.media.limits import MediaBudget
 
 _LOOK = 0.02
-"""Seconds between looks for slots that have become free, and for callers who have left."""
+"""Seconds between looks for cells that have become free, and for callers who have left."""
 
 
 _GARBAGE = 100
@@ -54,27 +54,27 @@ class TileFile:
 
 @dataclass(frozen=True, slots=True)
 class TileForm:
-    """The form of a tile file: so many slots, each of one tile of `size` x `size` pixels."""
+    """The form of a tile file: so many cells, each of one tile of `size` x `size` pixels."""
 
-    slots: int
+    cells: int
     size: int
 
     @classmethod
     def within(cls, num_bytes: int, size: int) -> TileForm:
-        return cls(max(1, num_bytes // cls(1, size).slot_bytes), size)
+        return cls(max(1, num_bytes // cls(1, size).cell_bytes), size)
 
     @property
-    def slot_bytes(self) -> int:
-        """Bytes from one slot to the next: whole pages of memory (16 KiB is the largest that there is)."""
+    def cell_bytes(self) -> int:
+        """Bytes from one cell to the next: whole pages of memory (16 KiB is the largest that there is)."""
         return -(-3 * self.size**2 // 2**14) * 2**14
 
     @property
     def num_bytes(self) -> int:
-        return self.slots * self.slot_bytes
+        return self.cells * self.cell_bytes
 
 
-class _Slot:
-    """The owner of the memory of an array over a slot: it calls `end` when no array needs it any more."""
+class _Cell:
+    """The owner of the memory of an array over a cell: it calls `end` when no array needs it any more."""
 
     def __init__(self, interface: dict[str, Any], end: Callable[[], None]) -> None:
         self.__array_interface__ = interface
@@ -92,36 +92,36 @@ class TileMemory:
         self._map = mmap.mmap(descriptor, form.num_bytes)
         self._bytes = np.frombuffer(self._map, np.uint8)
 
-    def place(self, slot: int) -> NDArray[np.uint8]:
-        """Return the slot's pixels, to be written: uint8 [size, size, 3]."""
+    def place(self, cell: int) -> NDArray[np.uint8]:
+        """Return the cell's pixels, to be written: uint8 [size, size, 3]."""
         size = self.form.size
-        start = slot * self.form.slot_bytes
+        start = cell * self.form.cell_bytes
         return self._bytes[start : start + 3 * size**2].reshape(size, size, 3)
 
-    def pixels(self, slot: int, end: Callable[[], None]) -> NDArray[np.uint8]:
-        """Return the slot's pixels, to be read: `end` is called when no array over them is left, in whatever thread."""
-        interface = {**self.place(slot).__array_interface__}
+    def pixels(self, cell: int, end: Callable[[], None]) -> NDArray[np.uint8]:
+        """Return the cell's pixels, to be read: `end` is called when no array over them is left, in whatever thread."""
+        interface = {**self.place(cell).__array_interface__}
         interface["data"] = (interface["data"][0], True)
-        return np.asarray(_Slot(interface, end))
+        return np.asarray(_Cell(interface, end))
 
 
 @dataclass(frozen=True, slots=True)
 class TileRef:
-    """A tile as it travels to the engine's process: its digest, and the slot of its pixels."""
+    """A tile as it travels to the engine's process: its digest, and the cell of its pixels."""
 
     digest: bytes
-    slot: int
+    cell: int
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTile(Tile):
-    """A tile whose pixels are in a slot."""
+    """A tile whose pixels are in a cell."""
 
-    slot: int
+    cell: int
 
     @property
     def ref(self) -> TileRef:
-        return TileRef(self.digest, self.slot)
+        return TileRef(self.digest, self.cell)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel as a tile with its pixels, to whoever has not the same memory."""
@@ -129,9 +129,9 @@ class StoredTile(Tile):
 
 
 class TileStore:
-    """The slots of a tile file, given out by the one process that fills them. Threads may share an instance.
+    """The cells of a tile file, given out by the one process that fills them. Threads may share an instance.
 
-    `make_room` is asked when slots are short, and gives up something that holds some; it returns whether it could.
+    `make_room` is asked when cells are short, and gives up something that holds some; it returns whether it could.
     """
 
     def __init__(self, file: TileFile, form: TileForm, make_room: Callable[[], bool] = lambda: False) -> None:
@@ -139,7 +139,7 @@ class TileStore:
         self.file, self.form = file, form
         self.make_room = make_room
         self._memory = TileMemory(file.descriptor, form)
-        self._free = list(range(form.slots - 1, -1, -1))
+        self._free = list(range(form.cells - 1, -1, -1))
         self._returned: deque[int] = deque()  # by arrays that end, in the middle of anything, so that no lock is taken
         self._lock = threading.Lock()
         self._turns: deque[object] = deque()  # of callers who wait, the longest first
@@ -150,17 +150,17 @@ class TileStore:
 
     @property
     def usage(self) -> float:
-        """Share of the slots that is in use."""
-        return 1 - self.num_free / self.form.slots
+        """Share of the cells that is in use."""
+        return 1 - self.num_free / self.form.cells
 
     def reserve(self, count: int, budget: MediaBudget) -> list[int]:
-        """Return `count` slots, once they are free and all who asked before have theirs.
+        """Return `count` cells, once they are free and all who asked before have theirs.
 
         Raises InvalidRequest for more than there are, and Cancelled when the caller's request is given up.
         """
-        if count > self.form.slots:
+        if count > self.form.cells:
             raise InvalidRequest(
-                f"The pictures may have {count} tiles, and there is memory for {self.form.slots} of all requests: send "
+                f"The pictures may have {count} tiles, and there is memory for {self.form.cells} of all requests: send "
                 "fewer, ask for a smaller max_dynamic_patch, or raise mm_processor_cache_gb."
             )
         turn, looks = object(), 0
@@ -168,9 +168,9 @@ class TileStore:
         try:
             while True:
                 budget.check()
-                slots = self._take(count) if self._turns[0] is turn else None
-                if slots is not None:
-                    return slots
+                cells = self._take(count) if self._turns[0] is turn else None
+                if cells is not None:
+                    return cells
                 budget.cancelled.wait(_LOOK)
                 looks += 1
                 if looks % _GARBAGE == 0:  # requests that failed may hold tiles in circles
@@ -179,8 +179,8 @@ class TileStore:
             self._turns.remove(turn)
 
     def reserve_now(self, count: int) -> list[int] | None:
-        """Return `count` slots if they can be had at once and nobody waits for some."""
-        return None if self._turns or count > self.form.slots else self._take(count)
+        """Return `count` cells if they can be had at once and nobody waits for some."""
+        return None if self._turns or count > self.form.cells else self._take(count)
 
     def _take(self, count: int) -> list[int] | None:
         while True:
@@ -194,18 +194,18 @@ class TileStore:
             if not self.make_room():
                 return None
 
-    def give_back(self, slots: Sequence[int]) -> None:
-        """Take slots back that no tile was made of."""
-        self._returned.extend(slots)
+    def give_back(self, cells: Sequence[int]) -> None:
+        """Take cells back that no tile was made of."""
+        self._returned.extend(cells)
 
-    def put(self, tile: Tile, slot: int) -> StoredTile:
-        """Write a tile into a slot that was reserved."""
-        self._memory.place(slot)[:] = tile.pixels
-        return self.tile(tile.digest, slot)
+    def put(self, tile: Tile, cell: int) -> StoredTile:
+        """Write a tile into a cell that was reserved."""
+        self._memory.place(cell)[:] = tile.pixels
+        return self.tile(tile.digest, cell)
 
-    def tile(self, digest: bytes, slot: int) -> StoredTile:
-        """Return the tile whose pixels are in a reserved slot, which is free again when nobody has the tile."""
-        return StoredTile(digest, self._memory.pixels(slot, lambda: self._returned.append(slot)), slot)
+    def tile(self, digest: bytes, cell: int) -> StoredTile:
+        """Return the tile whose pixels are in a reserved cell, which is free again when nobody has the tile."""
+        return StoredTile(digest, self._memory.pixels(cell, lambda: self._returned.append(cell)), cell)
 
 
 class Loan:
@@ -218,7 +218,7 @@ class Loan:
         self._returned.append(self._number)
 
     def tile(self, memory: TileMemory, ref: TileRef) -> Tile:
-        return Tile(ref.digest, memory.pixels(ref.slot, self._keep))
+        return Tile(ref.digest, memory.pixels(ref.cell, self._keep))
 
     def _keep(self) -> None:
-        """Do nothing: a slot's array that has this method keeps the loan."""
+        """Do nothing: a cell's array that has this method keeps the loan."""
