@@ -58,16 +58,15 @@ test-schema: install ## thousands of generated requests, right and wrong, to a r
 test-sanitize: install ## the kernels' tests under the sanitizers of addresses and undefined behaviour (some minutes)
 	$(BIN)/python -m pytest -m sanitize tests/platforms/native
 
-MINUTES ?= 5
 soak: install ## mixed traffic for MINUTES (60), and whether anything grows meanwhile
 	$(BIN)/python -m tests.endurance.soak --minutes $(or $(MINUTES),60)
 
 kills: install ## REQUESTS (20000) while engines and processes that open pictures are killed at random
 	$(BIN)/python -m tests.endurance.kills --requests $(or $(REQUESTS),20000)
 
-fuzz: install ## fuzzing, led by coverage: all targets for MINUTES together, or FUZZ=one; INPUT=file tries a finding again
+fuzz: install ## fuzzing, led by coverage: all targets for MINUTES (5) together, or FUZZ=one; INPUT=file tries a finding again
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
-	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(if $(FUZZ),--target $(FUZZ)) $(if $(INPUT),--input $(INPUT))
+	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),5) $(if $(FUZZ),--target $(FUZZ)) $(if $(INPUT),--input $(INPUT))
 
 test-batch: install ## a batch of 20,000 lines, killed ten times (some minutes)
 	$(BIN)/python -m pytest -m slow tests/jobs

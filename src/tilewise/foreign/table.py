@@ -171,7 +171,7 @@ ENGINE: tuple[ForeignOption, ...] = (
             Literal["sha256", "sha256_cbor", "xxhash", "xxhash_cbor", "builtin", "sha256_cbor_64bit"], "built in",
             "blocks are known by BLAKE2b over tokens, tiles and salt, which is as safe as sha256"),
     ForeignOption("mm_hasher_algorithm", Literal["blake3", "sha256", "sha512"], "built in",
-            "pictures are known by BLAKE2b, which is as safe"),
+            "pictures are known by SHA-256"),
     *taken("built in", "a prefix is found at the end of each KV block", whole="prefix_match_unit"),
     *taken("built in", "there is one kind of KV block", switch="disable_hybrid_kv_cache_manager use_v2_block_manager"),
     *taken("built in", "KV blocks are counted before a request begins", number="watermark",

@@ -11,7 +11,6 @@ beside their page, and one that is no number would spread through the caches.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from PIL import Image
 from tilewise.errors import InvalidConfig, InvalidMedia, InvalidRequest
 from tilewise.inputs.media.limits import MediaBudget
 from tilewise.inputs.media.tensor_file import Shape, no_fractions, read_tensor
-from tilewise.inputs.media.tiling import MAX_TILES, EncodedPicture
+from tilewise.inputs.media.tiling import MAX_TILES, EncodedPicture, content_digest
 from tilewise.types import TileRows
 
 if TYPE_CHECKING:
@@ -201,10 +200,8 @@ class EmbeddingForm:
 
 
 def rows_digest(rows: NDArray[Any]) -> bytes:
-    """Return 16 bytes of BLAKE2b over dtype, shape and rows; none equals the digest of a tile's pixels."""
-    digest = hashlib.blake2b(f"{rows.dtype.name} {rows.shape}".encode(), digest_size=16, person=b"rows of a tile")
-    digest.update(rows.tobytes())
-    return digest.digest()
+    """Return 16 bytes of SHA-256 over dtype, shape and rows; none equals the digest of a tile's pixels."""
+    return content_digest("rows of a tile", (rows.dtype.name, rows.shape), rows.tobytes(), 16)
 
 
 def listed(value: Any) -> list[Any]:

@@ -5,7 +5,6 @@ The key of a cut picture is a digest of all that its tiles depend on. Several th
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 from collections import OrderedDict
@@ -19,7 +18,14 @@ from tilewise.host import available_memory
 from tilewise.inputs.media.fetch import Kind, MediaFiles
 from tilewise.inputs.media.images import orientation, to_rgb
 from tilewise.inputs.media.limits import MediaLimits
-from tilewise.inputs.media.tiling import EncodedPicture, Tiling, choose_grid, tile_digest, tile_image
+from tilewise.inputs.media.tiling import (
+    EncodedPicture,
+    Tiling,
+    choose_grid,
+    content_digest,
+    tile_digest,
+    tile_image,
+)
 from tilewise.resize import Resize
 from tilewise.types import AnyTile, Grid, Tile
 from tilewise.units import GIB, in_bytes
@@ -155,13 +161,11 @@ def _cut(image: Image.Image, tiling: Tiling, exif_orientation: bool, resize: Res
 
 
 def picture_digest(image: Image.Image, tiling: Tiling, exif_orientation: bool) -> bytes:
-    """Return 32 bytes of BLAKE2b over a loaded picture, mode and palette included, and over how it will be cut."""
+    """Return 32 bytes of SHA-256 over a loaded picture, mode and palette included, and over how it will be cut."""
     turn = orientation(image) if exif_orientation else None
     palette = bytes(image.getpalette(None) or ()) if image.palette else b""
     how = (image.mode, image.size, image.info.get("transparency"), turn, palette, tiling)
-    digest = hashlib.blake2b(repr(how).encode(), digest_size=32)
-    digest.update(image.tobytes())
-    return digest.digest()
+    return content_digest("picture", how, image.tobytes(), 32)
 
 
 MAX_UUID = 256

@@ -7,6 +7,7 @@ tiles in shared memory; of a video the chosen frames are sent back.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
@@ -37,6 +38,9 @@ _MEMORY_BYTES = 3 * 2**30
 """Bytes that a file may take beside the shared memory: the largest picture that Pillow opens, several times over."""
 _NICE = 5
 """Priority of this process: what has been opened is answered before more is opened."""
+_KEPT_BYTES = 64 * 2**20
+"""Freed memory that this process keeps for its next picture."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 ERRORS: dict[str, type[TilewiseError]] = {error.__name__: error for error in (InvalidMedia, InvalidRequest)}
 """Errors of files, by the names that answers have for them."""
 
@@ -119,6 +123,7 @@ def work(link: Connection, file: int, form: TileForm, library: str | None) -> No
     worker = CutWorker(TileMemory(file, form), resizer(library), frames.append)
     if sys.platform != "win32":
         os.nice(_NICE)
+    _keep_freed_memory()
     confine_this_process(None, memory=form.num_bytes + _MEMORY_BYTES, files=_highest_open_file() + 1)
     while True:
         try:
@@ -129,6 +134,14 @@ def work(link: Connection, file: int, form: TileForm, library: str | None) -> No
         for frame in frames:
             link.send_bytes(frame)
         frames.clear()
+
+
+def _keep_freed_memory() -> None:
+    """Give pages of pictures back to the system only beyond some size: to get them again takes as long as resizing."""
+    with suppress(OSError, AttributeError):  # another C library
+        allocator = ctypes.CDLL("libc.so.6")
+        allocator.mallopt(_MMAP_THRESHOLD, _KEPT_BYTES // 2)
+        allocator.mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def load_decoders() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from tilewise.inputs.media.cut_worker import CutPictureJob, ReadVideoJob
 from tilewise.inputs.media.cut_workers import MediaWorkers, Told
 from tilewise.inputs.media.images import UnopenedFile
 from tilewise.inputs.media.tile_memory import StoredTile, TileStore
-from tilewise.inputs.media.tiling import Tiling, UnopenedPicture
+from tilewise.inputs.media.tiling import Tiling, UnopenedPicture, content_digest
 from tilewise.inputs.media.video import FrameChoice
 from tilewise.types import Tile
 
@@ -115,8 +114,6 @@ class MediaOpener:
 
 
 def _key(file: UnopenedFile, tiling: Tiling) -> bytes:
-    """Return 32 bytes of BLAKE2b over a picture's file as it came, and over how it is opened and cut."""
+    """Return 32 bytes of SHA-256 over a picture's file as it came, and over how it is opened and cut."""
     how = (file.is_base64, file.opening, tiling)
-    digest = hashlib.blake2b(repr(how).encode(), digest_size=32)
-    digest.update(file.content)
-    return digest.digest()
+    return content_digest("file", how, file.content, 32)

@@ -168,11 +168,21 @@ def cut_into(
     return count
 
 
+def content_digest(kind: str, how: object, content: bytes | memoryview, size: int) -> bytes:
+    """Return `size` bytes of SHA-256 over content, its kind, and how it is to be understood: anything with a `repr`.
+
+    What is known by its digest is shared between users, so nobody may forge one. For SHA-256 processors have
+    instructions (x86 since 2017, servers of ARM), with which it reads three times as much a second as BLAKE2b; without
+    them both are as fast.
+    """
+    digest = hashlib.sha256(repr((kind, how)).encode())
+    digest.update(content)
+    return digest.digest()[:size]
+
+
 def tile_digest(pixels: NDArray[np.uint8]) -> bytes:
-    """Return 16 bytes of BLAKE2b over shape and pixels: equal tiles of any picture, request or user share them."""
-    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(pixels).data)
-    return digest.digest()
+    """Return 16 bytes of SHA-256 over shape and pixels: equal tiles of any picture, request or user share them."""
+    return content_digest("tile", pixels.shape, np.ascontiguousarray(pixels).data, 16)
 
 
 @dataclass(frozen=True, slots=True)
