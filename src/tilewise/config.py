@@ -52,7 +52,7 @@ KVCacheDtype = Literal[
     "fp8_e4m3",
     "fp8_per_token_head",
 ]
-DeviceKind = Literal["auto", "cpu", "cuda"]
+DeviceKind = Literal["auto", "cpu", "cuda", "npu"]
 LoadFormat = Literal["auto", "safetensors", "dummy"]
 LoadStrategy = Literal["lazy", "eager", "prefetch"]
 TileBudget = Literal["each", "share"]
@@ -106,7 +106,7 @@ class EngineConfig:
         "lazy = weights are read as they are needed; prefetch = a thread reads ahead, for slow and network disks; "
         "eager = all is read first (default: lazy)",
     )
-    device: DeviceKind = _model("auto", "what computes: cuda, cpu, or auto = a GPU where there is one")
+    device: DeviceKind = _model("auto", "what computes: cuda, npu, cpu, or auto = a GPU or an NPU where there is one")
     dtype: Dtype = _model("auto", "type of weights and activations")
     quantization: Quantization | None = _model(
         None,
@@ -141,7 +141,7 @@ class EngineConfig:
     )
     use_tqdm_on_load: bool = _model(True, "show a progress bar while the weights of a large model are read")
 
-    block_size: int = _memory(16, "tokens a KV block")
+    block_size: int | None = _memory(None, "tokens a KV block (default: 16, on NPUs 128)")
     gpu_memory_utilization: float | None = _memory(
         None,
         "share of the device's memory that this engine takes for everything, the KV cache getting what is left",

@@ -192,6 +192,12 @@ class Environment:
     allow_long = switch("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "max_model_len may exceed the length of the training")
     batch_invariant = switch("VLLM_BATCH_INVARIANT", "answers do not depend on the batch, as --batch-invariant")
     flashcomm = switch("VLLM_ASCEND_ENABLE_FLASHCOMM1", "1 = ranks share out the rows of long steps between products")
+    nz_layout = limit(
+        "VLLM_ASCEND_ENABLE_NZ",
+        "matrices that an NPU keeps in its NZ layout: 0 none, 1 those of int8 (so without it), 2 all",
+        lowest=0,
+        highest=2,
+    )
     threads = text("OMP_NUM_THREADS", "threads that compute")
     ray_address = text("RAY_ADDRESS", "the Ray cluster that is joined (default: this machine's, or a new one)")
     ray_wait = Variable("own", "TILEWISE_RAY_WAIT", "seconds that ranks wait for room in a Ray cluster", _wait, 600.0)
@@ -325,7 +331,6 @@ UNREAD: tuple[Variable[Any], ...] = (
         {
             "VLLM_USE_V1": "there is one engine, and nothing to choose",
             "VLLM_ASCEND_ENABLE_FUSED_MC2": "sums over ranks are torch.distributed's, not fused with products",
-            "VLLM_ASCEND_ENABLE_NZ": "weights keep their layout, the NZ layout is for NPUs",
             "VLLM_TORCH_PROFILER_WITH_STACK": "there is no profiler to be started by a request",
             "VLLM_TORCH_PROFILER_DIR": "there is no profiler to be started by a request",
         },
@@ -333,11 +338,12 @@ UNREAD: tuple[Variable[Any], ...] = (
     *_unread(
         "other device",
         {
-            "PYTORCH_NPU_ALLOC_CONF": "memory of NPUs",
+            "PYTORCH_NPU_ALLOC_CONF": "memory of NPUs, which torch_npu reads",
             "PYTORCH_CUDA_ALLOC_CONF": "memory of GPUs",
-            "TASK_QUEUE_ENABLE": "launches of NPUs",
-            "HCCL_OP_EXPANSION_MODE": "sums across NPUs",
-            "HCCL_BUFFSIZE": "sums across NPUs",
+            "TASK_QUEUE_ENABLE": "launches of NPUs, which torch_npu reads",
+            "HCCL_OP_EXPANSION_MODE": "sums across NPUs, which HCCL reads",
+            "HCCL_BUFFSIZE": "sums across NPUs, which HCCL reads",
+            "ASCEND_RT_VISIBLE_DEVICES": "NPUs that a process sees, which CANN reads",
         },
     ),
     *_unread("told", WITHOUT_EFFECT),

@@ -92,7 +92,7 @@ class LayoutPlan:
         """Requests whose keys and values one replica has memory for at once."""
         if not self.fits or self.request_tokens > self.context:
             return 0
-        blocks = -(-self.request_tokens // self.config.block_size)
+        blocks = -(-self.request_tokens // self.memory.block_size)
         return self.memory.kv_room.bytes // self.memory.block_bytes // blocks
 
     @property

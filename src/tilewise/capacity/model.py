@@ -24,6 +24,7 @@ from tilewise.platforms.base import Capture, Diagnosis, Platform
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cuda import GRAPH_SIZES
 from tilewise.platforms.forms import Form, Grouped
+from tilewise.platforms.kv_cache import BLOCK_SIZE, BLOCK_SIZES
 from tilewise.platforms.ops import AttentionSize, Ops
 from tilewise.platforms.weights import Use, Weight, plain_weight, rounded_to_int8, side_by_side
 from tilewise.quantize import FP8
@@ -65,6 +66,8 @@ class StatedPlatform:
     backend = "gloo"
     beside_host = True
     tile_batches: tuple[int, ...] = (8, 4, 2, 1)
+    block_sizes = BLOCK_SIZES
+    block_size = BLOCK_SIZE
     utilization: float | None = USUAL_SHARE
     graph_sizes = GRAPH_SIZES
     resize_kernels: str | None = None

@@ -100,7 +100,7 @@ def _memory_rows(plan: LayoutPlan, ranks: Sequence[RankPlan]) -> Iterator[tuple[
     )
     yield "graphs", [found.graphs for found in taken], about
     yield "tile pages", [found.tiles for found in taken], f"{memory.tile_pages:,} encoded tiles"
-    tokens = memory.num_blocks * plan.config.block_size
+    tokens = memory.num_blocks * memory.block_size
     yield "KV cache", [found.kv for found in taken], f"{tokens:,} tokens of {memory.model.kv_bytes_per_token:,} bytes"
     if min(found.left for found in taken) >= 0:
         yield "left", [found.left for found in taken], ""
@@ -198,7 +198,7 @@ def _of_layout(plan: LayoutPlan) -> list[str]:
     weights = in_bytes(plan.weight_bytes)
     if not plan.fits:
         return [weights, "does not fit"]
-    tokens = (plan.num_blocks - 1) * plan.config.block_size * plan.layout.data
+    tokens = (plan.num_blocks - 1) * plan.memory.block_size * plan.layout.data
     step = plan.decode(max(1, plan.at_once))
     return [
         weights,

@@ -28,9 +28,10 @@ _COMPILER_KEYS = (
     *("cache_dir", "debug_dump_path", "local_cache_dir", "compile_cache_save_format", "dynamic_shapes_config"),
 )
 
+_NZ = "an NPU keeps matrices of int8 in the NZ layout; VLLM_ASCEND_ENABLE_NZ says which (0 none, 2 all)"
 ADDITIONAL = {
-    "enable_weight_nz_layout": "weights keep their layout, the NZ layout is for NPUs",
-    "weight_nz_mode": "weights keep their layout, the NZ layout is for NPUs",
+    "enable_weight_nz_layout": _NZ,
+    "weight_nz_mode": _NZ,
     "enable_cpu_binding": "it is cpu_binding, by which ranks keep to cores of their own",
     "enable_flashcomm1": "sequence_parallel_tokens says from how many tokens on ranks share them out",
     "enable_fused_mc2": "sums over ranks are torch.distributed's, not fused with products",

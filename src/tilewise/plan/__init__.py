@@ -100,7 +100,7 @@ def _limits(memory: MemoryPlan, batch_invariant: bool) -> Limits:
         max_num_seqs=config.max_num_seqs,
         max_model_len=memory.context,
         max_num_batched_tokens=config.max_num_batched_tokens,
-        block_size=config.block_size,
+        block_size=memory.block_size,
         num_blocks=memory.num_blocks + 1,  # block 0 is the dummy
         tokens_per_tile=model.tokens_per_tile,
         tile_pages=memory.tile_pages,

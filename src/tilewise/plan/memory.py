@@ -107,6 +107,10 @@ class DeviceFacts:
     """Numbers of sequences of captured steps, to which others are padded; empty = steps are captured as they come."""
     tile_batches: tuple[int, ...] = (1,)
     """Numbers of tiles that it encodes at a time, the largest first."""
+    block_sizes: range = range(1, 2**16)
+    """Numbers of tokens that a KV block may have."""
+    block_size: int = 16
+    """Tokens of a KV block unless told otherwise."""
     resize_kernels: str | None = None
     """A shared object of this host that resizes pictures (`tilewise.resize`)."""
 
@@ -210,12 +214,17 @@ class MemoryPlan:
         return MemoryAmount(rest, f"what is left of what is {self.allowance.why}")
 
     @property
+    def block_size(self) -> int:
+        """Tokens of a KV block."""
+        return self.device.block_size if self.config.block_size is None else self.config.block_size
+
+    @property
     def block_bytes(self) -> int:
-        return self.model.kv_bytes_per_token * self.config.block_size
+        return self.model.kv_bytes_per_token * self.block_size
 
     @property
     def blocks_a_sequence(self) -> int:
-        return math.ceil(self.context / self.config.block_size)
+        return math.ceil(self.context / self.block_size)
 
     @property
     def num_blocks(self) -> int:
@@ -232,7 +241,7 @@ class MemoryPlan:
         """Return the most tokens of a sequence, up to `limit`; below that whole blocks, and 0 if not even one fits."""
         if self._with(limit).fits:
             return limit
-        size = self.config.block_size
+        size = self.block_size
         lengths = range(size, limit, size)
         # The length at index i has i + 1 blocks: so the index of the first that does not fit is the number that do.
         too_long = bisect.bisect_left(lengths, True, key=lambda length: not self._with(length).fits)
@@ -243,7 +252,12 @@ class MemoryPlan:
 
     def check(self) -> None:
         """Raise InvalidConfig for what does not fit, naming what would."""
-        weights, allowance = self.model.weight_bytes, self.allowance
+        weights, allowance, sizes = self.model.weight_bytes, self.allowance, self.device.block_sizes
+        if self.block_size not in sizes:
+            raise InvalidConfig(
+                f"block_size={self.block_size} is not possible on this device, whose KV blocks have "
+                f"{', '.join(map(str, sizes))} tokens: leave it out, or choose one of these."
+            )
         if weights >= allowance.bytes:
             raise InvalidConfig(
                 f"The weights take {in_bytes(weights)}, {in_bytes(allowance.bytes)} are {allowance.why}: "
@@ -273,7 +287,7 @@ class MemoryPlan:
 
     def reasons(self) -> dict[str, str]:
         """Return a line for each part of the memory."""
-        pages, tokens = self.tile_pages, self.num_blocks * self.config.block_size
+        pages, tokens = self.tile_pages, self.num_blocks * self.block_size
         kept = f" in {self.config.quantised_kv}" if self.config.quantised_kv else ""
         cap = "" if self.config.num_gpu_blocks_override else ", at most what max_num_seqs can use"
         return {

@@ -7,18 +7,21 @@ from typing import Literal
 from tilewise.host import Memory
 from tilewise.platforms.base import Platform
 
-DeviceKind = Literal["auto", "cpu", "cuda"]
+DeviceKind = Literal["auto", "cpu", "cuda", "npu"]
 
 
 def current_platform(device: DeviceKind = "auto", part: Memory | None = None, number: int = 0) -> Platform:
-    """Return the platform of a device of this machine; auto = a GPU where torch finds one, else the CPU.
+    """Return the platform of a device of this machine; auto = a GPU or an NPU where torch finds one, else the CPU.
 
-    `part` is the CPU's memory that this process may take (None = what is free), `number` that of the GPU among several.
-    Raises InvalidConfig where there is no such device.
+    `part` is the CPU's memory that this process may take (None = what is free), `number` that of the device among
+    several. Raises InvalidConfig where there is no such device.
     """
+    from tilewise.platforms.ascend import AscendPlatform, npu_missing
     from tilewise.platforms.cpu import CpuPlatform
     from tilewise.platforms.cuda import CudaPlatform, cuda_missing
 
     if device == "cuda" or (device == "auto" and cuda_missing() is None):
         return CudaPlatform(number)
+    if device == "npu" or (device == "auto" and npu_missing() is None):
+        return AscendPlatform(number)
     return CpuPlatform(part)

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from tilewise.platforms.kv_cache import PagedLayout
 from tilewise.platforms.ops import Ops
 from tilewise.platforms.transfers import Streams
 
@@ -42,8 +43,11 @@ class Graph(Protocol):
         """Result of the last time that the step was computed."""
         ...
 
-    def replay(self) -> Tensor:
-        """Compute the step again from what its inputs hold now; the result takes the place of the last one."""
+    def replay(self, layout: PagedLayout | None = None) -> Tensor:
+        """Compute the step again from what its inputs hold now; the result takes the place of the last one.
+
+        `layout` is that of the step, for what its inputs do not hold: the lengths that the host knows.
+        """
         ...
 
 
@@ -71,6 +75,10 @@ class Platform(Protocol):
     graph_sizes: tuple[int, ...]
     """Numbers of sequences for which steps are captured; other steps are filled up to the next one. Empty = steps are
     captured as they come."""
+    block_sizes: range
+    """Numbers of tokens that a KV block may have."""
+    block_size: int
+    """Tokens of a KV block unless told otherwise."""
     utilization: float | None
     """Share of the device's memory that an engine takes by default; None = half of what is free, within 4 GiB."""
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+BLOCK_SIZE, BLOCK_SIZES = 16, range(1, 2**16)
+"""Tokens of a block unless told otherwise, and those that it may have, where kernels of ours read it."""
 KV_DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 """Dtypes of a quantised cache, by the names that `Limits.kv_cache_dtype` has for them."""
 LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
@@ -60,7 +62,11 @@ class PagedLayout:
     """`seq_lens`, as the host knows them; None = the device has to be asked, as in a captured step, each replay of
     which has other lengths."""
     longest: int | None = None
-    """Upper bound of `seq_lens`, for kernels that read those on the device to prepare for; None = the largest."""
+    """Upper bound of `seq_lens`, for kernels that read those on the device to prepare for, as they are captured for all
+    steps of a size; None = the largest."""
+    own_lengths: Sequence[int] | None = None
+    """`seq_lens` of this very step, as the host knows them, also where `lengths` is None: for kernels whose graphs are
+    told the lengths of each replay."""
 
     @property
     def host_counts(self) -> Sequence[int]:

@@ -1,7 +1,8 @@
 """Transfers between the host and a device, for which neither waits.
 
-A copy of ordinary memory makes the host wait until CUDA's stream has come so far; pinned memory is copied in its turn,
-while the host goes on. torch keeps pinned memory for a copy until that is through, and gives it to the next one then.
+A copy of ordinary memory makes the host wait until the device's stream has come so far; pinned memory is copied in its
+turn, while the host goes on. torch keeps pinned memory for a copy until that is through, and gives it to the next one
+then. Streams and events are those of torch's module for the device, `torch.cuda` or `torch.npu`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,12 +30,22 @@ def to_device(numbers: Numbers, device: torch.device, dtype: torch.dtype = torch
     return here.pin_memory().to(device, non_blocking=True)
 
 
+class Event(Protocol):
+    """A point in a stream of a device: `torch.cuda.Event`, and what other devices have like it."""
+
+    def record(self, stream: Any = None) -> None: ...
+
+    def query(self) -> bool: ...
+
+    def synchronize(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class PendingCopy:
     """Tensors on their way to the host."""
 
     tensors: tuple[Tensor, ...]
-    copied: torch.cuda.Event | None
+    copied: Event | None
 
     def wait(self) -> tuple[Tensor, ...]:
         if self.copied is not None:
@@ -47,31 +58,36 @@ def start_copy_to_host(*tensors: Tensor) -> PendingCopy:
     if not tensors or tensors[0].device.type == "cpu":
         return PendingCopy(tensors, None)
     copies = tuple(torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True) for x in tensors)
-    copied = torch.cuda.Event()
+    copied: Event = torch.get_device_module(tensors[0].device).Event()
     copied.record()
     return PendingCopy(copies, copied)
 
 
 class Streams:
-    """Two queues of a GPU: steps run in one, which goes first, and tiles are encoded in the other, beside them."""
+    """Two queues of a device: steps run in one, which goes first, and tiles are encoded in the other, beside them."""
 
     def __init__(self, device: torch.device) -> None:
-        torch.cuda.synchronize(device)  # what was loaded and filled so far
-        self._steps = torch.cuda.Stream(device, priority=-1)
-        self._tiles = torch.cuda.Stream(device, priority=0)
+        self._module = torch.get_device_module(device)
+        self._module.synchronize(device)  # what was loaded and filled so far
+        self._steps = self._module.Stream(device, priority=-1)
+        self._tiles = self._module.Stream(device, priority=0)
 
     def steps(self) -> AbstractContextManager[Any]:
-        return torch.cuda.stream(self._steps)
+        return self._on(self._steps)
 
     def tiles(self) -> AbstractContextManager[Any]:
-        return torch.cuda.stream(self._tiles)
+        return self._on(self._tiles)
+
+    def _on(self, stream: Any) -> AbstractContextManager[Any]:
+        queue: AbstractContextManager[Any] = self._module.stream(stream)
+        return queue
 
     def follow_steps(self) -> None:
         """Let what is launched for tiles from now on wait for all steps so far, which may read what it overwrites."""
         self._tiles.wait_stream(self._steps)
 
-    def tiles_done(self) -> torch.cuda.Event:
+    def tiles_done(self) -> Event:
         """Return an event that happens when everything is done that was launched for tiles so far."""
-        event = torch.cuda.Event()
+        event: Event = self._module.Event()
         event.record(self._tiles)
         return event

@@ -190,6 +190,7 @@ def build_batch(
         counts=counts.tolist(),
         lengths=seq_lens.tolist() if sequences is None else None,
         longest=None if sequences is None else tables.blocks.shape[1] * block_size,
+        own_lengths=seq_lens.tolist(),
     )
     token_ids = tables.tokens[row_owners, row_positions]
     return ModelBatch(token_ids, row_positions, layout, *rows)

@@ -303,6 +303,8 @@ def device_facts(platform: Platform, memory: Memory | None = None) -> DeviceFact
         captures_graphs=platform.capturer(platform.ops()) is not None,
         graph_sizes=platform.graph_sizes,
         tile_batches=platform.tile_batches,
+        block_sizes=platform.block_sizes,
+        block_size=platform.block_size,
         resize_kernels=platform.resize_kernels,
     )
 

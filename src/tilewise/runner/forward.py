@@ -62,7 +62,7 @@ class _Captured:
     def replay(self, batch: ModelBatch) -> Tensor:
         for kept, new in zip(_changing(self.inputs), _changing(batch), strict=True):
             kept.copy_(new)
-        return self.graph.replay()
+        return self.graph.replay(batch.layout)
 
 
 class Forward:

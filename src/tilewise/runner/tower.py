@@ -110,7 +110,7 @@ def _resolved(config: EngineConfig, architecture: Architecture, platform: Platfo
         max_num_seqs=config.max_num_seqs,
         max_model_len=model.decoder.rope.trained_length,
         max_num_batched_tokens=config.max_num_batched_tokens,
-        block_size=config.block_size,
+        block_size=platform.block_size,
         num_blocks=1,
         tokens_per_tile=model.tokens_per_tile,
         tile_pages=0,

@@ -20,6 +20,7 @@ from tests.tiny import SPECS, write_original
 from tilewise.platforms.base import Capture
 from tilewise.platforms.cuda import H100
 from tilewise.platforms.cuda.triton_ops import TritonOps
+from tilewise.platforms.kv_cache import PagedLayout
 from tilewise.platforms.ops import Ops, TorchOps
 from tilewise.platforms.weights import Use, rounded_to_fp8
 
@@ -33,7 +34,7 @@ class Repeated:
     step: Callable[[], Tensor]
     result: Tensor
 
-    def replay(self) -> Tensor:
+    def replay(self, layout: PagedLayout | None = None) -> Tensor:
         self.result.copy_(self.step())
         return self.result
 

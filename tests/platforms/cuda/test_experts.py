@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tilewise.platforms.cuda import A100, H100
 from tilewise.platforms.cuda.kernels import experts
-from tilewise.platforms.cuda.kernels.experts import ExpertTable, ExpertTables, FusedActivation, moe_experts
+from tilewise.platforms.cuda.kernels.experts import ExpertTable, FusedActivation, moe_experts
+from tilewise.platforms.fallback import ExpertTables
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows
 from tilewise.platforms.ops import Ops
 from tilewise.platforms.weights import GroupedWeight, Int8Weight, SideBySide, Weight, plain_weight, rounded_to_int8
@@ -254,7 +255,7 @@ def test_tables_are_built_once_and_again_where_a_weight_is_another(device: torch
     def weight() -> Weight:
         return plain_weight([Dense(torch.zeros(4, 8, device=device))], None)
 
-    tables, weights = ExpertTables(), [weight(), None]
+    tables, weights = ExpertTables(ExpertTable.of), [weight(), None]
     first = tables.of(weights)
     assert first is not None
     assert tables.of(weights) is first

@@ -22,6 +22,7 @@ from tilewise.platforms.cpu.native.capture import Arena, capture
 from tilewise.platforms.cpu.native.check import CHECKS
 from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
+from tilewise.platforms.kv_cache import BLOCK_SIZE, BLOCK_SIZES
 from tilewise.platforms.ops import OPS, Ops, TorchOps
 from tilewise.platforms.transfers import Streams
 from tilewise.units import GIB
@@ -70,6 +71,8 @@ class CpuPlatform:
     beside_host = False
     # One tile keeps all cores busy, two share a read of the weights; more take memory and are no faster (docs/cpu.md).
     tile_batches: tuple[int, ...] = (2, 1)
+    block_sizes = BLOCK_SIZES
+    block_size = BLOCK_SIZE
     utilization: float | None = None
     graph_sizes: tuple[int, ...] = ()
 

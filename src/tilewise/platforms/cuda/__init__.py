@@ -14,6 +14,7 @@ from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 from tilewise.platforms.base import Capture, Choice, Diagnosis, NotCapturable
 from tilewise.platforms.cpu import CpuPlatform
+from tilewise.platforms.kv_cache import BLOCK_SIZE, BLOCK_SIZES, PagedLayout
 from tilewise.platforms.ops import OPS, Ops, TorchOps
 from tilewise.platforms.transfers import Streams
 from tilewise.units import GIB
@@ -52,7 +53,7 @@ class CudaGraph:
     graph: torch.cuda.CUDAGraph
     result: Tensor
 
-    def replay(self) -> Tensor:
+    def replay(self, layout: PagedLayout | None = None) -> Tensor:
         self.graph.replay()
         return self.result
 
@@ -105,6 +106,8 @@ class CudaPlatform:
     beside_host = True
     # Each size is launched whole beside decoding; 13 tiles, the most of a picture, take three batches.
     tile_batches: tuple[int, ...] = (8, 4, 2, 1)
+    block_sizes = BLOCK_SIZES
+    block_size = BLOCK_SIZE
     utilization: float | None = 0.92
     graph_sizes: tuple[int, ...] = GRAPH_SIZES
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,42 +14,26 @@ from tilewise.platforms.cuda.kernels.cache import rope_into_cache
 from tilewise.platforms.cuda.kernels.paged_attention import paged_attention
 from tilewise.platforms.cuda.weights import CudaWeight, cuda_store
 from tilewise.platforms.draw import Draw
+from tilewise.platforms.fallback import ExpertTables, FallbackOps, by_kernel
 from tilewise.platforms.forms import Form
 from tilewise.platforms.kv_cache import LayerCache, PagedLayout
-from tilewise.platforms.ops import AttentionSize, TorchOps
+from tilewise.platforms.ops import AttentionSize
 from tilewise.platforms.transfers import to_device
 from tilewise.platforms.weights import Use, Weight, plain_weight, rounded_to_int8, side_by_side
 
-logger = logging.getLogger("tilewise")
-
-P = ParamSpec("P")
-Result = TypeVar("Result")
 _ROWS_OF_A_TILE = 128
 """Rows (query, head) of the largest tile; where a sequence has more, its past is not split."""
 
 
-def _by_kernel(kernel: Callable[P, Result]) -> Callable[Concatenate[Any, P], Result]:
-    """Return an op that a kernel computes, or where that cannot, torch's op of the same name."""
+class TritonOps(FallbackOps):
+    """The ops of a GPU by Triton kernels. Nothing here asks the device for a number, so that steps can be captured."""
 
-    def op(self: TritonOps, /, *args: P.args, **named: P.kwargs) -> Result:
-        instead: Callable[..., Result] = getattr(super(TritonOps, self), kernel.__name__)
-        return self._try(kernel, instead, *args, **named)
-
-    return op
-
-
-class TritonOps(TorchOps):
-    """The ops of a GPU by Triton kernels. One that cannot be compiled or launched is left out from then on, which is
-    logged once, and torch computes in its place.
-
-    Nothing here asks the device for a number, so that steps can be captured.
-    """
+    kernels = "CUDA kernels"
 
     def __init__(self, card: Card) -> None:
+        super().__init__()
         self.card = card
-        self.left_out: dict[str, str] = {}
-        """Reasons why kernels are not used, by op."""
-        self._tables = experts.ExpertTables()
+        self._tables = ExpertTables(experts.ExpertTable.of)
 
     def store(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         """Keep experts as they came, since so the kernel reads them that multiplies them together."""
@@ -93,17 +75,17 @@ class TritonOps(TorchOps):
         instead = super().moe_experts
         return self._try(multiplied_together, instead, x, chosen, weights, gate_up, down, activation)
 
-    rms_norm = _by_kernel(rows.rms_norm)
-    layer_norm = _by_kernel(rows.layer_norm)
-    gelu = _by_kernel(rows.gelu)
-    silu_mul = _by_kernel(rows.silu_mul)
-    add_scaled = _by_kernel(rows.add_scaled)
-    add_rms_norm = _by_kernel(rows.add_rms_norm)
-    add_layer_norm = _by_kernel(rows.add_layer_norm)
-    patchify = _by_kernel(rows.patchify)
-    scatter_rows = _by_kernel(rows.scatter_rows)
-    rope_into_cache = _by_kernel(rope_into_cache)
-    dense_attention = _by_kernel(dense_attention)
+    rms_norm = by_kernel(rows.rms_norm)
+    layer_norm = by_kernel(rows.layer_norm)
+    gelu = by_kernel(rows.gelu)
+    silu_mul = by_kernel(rows.silu_mul)
+    add_scaled = by_kernel(rows.add_scaled)
+    add_rms_norm = by_kernel(rows.add_rms_norm)
+    add_layer_norm = by_kernel(rows.add_layer_norm)
+    patchify = by_kernel(rows.patchify)
+    scatter_rows = by_kernel(rows.scatter_rows)
+    rope_into_cache = by_kernel(rope_into_cache)
+    dense_attention = by_kernel(dense_attention)
 
     def paged_attention(
         self,
@@ -142,20 +124,6 @@ class TritonOps(TorchOps):
 
     def draw(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
         return self._try(_drawn, super().draw, logits, draws)
-
-    def _try(self, kernel: Callable[..., Result], instead: Callable[..., Result], *args: Any, **named: Any) -> Result:
-        """Call the kernel, or where it is left out or fails, torch's op `instead`, whose name stands for both."""
-        op = instead.__name__
-        if op in self.left_out:
-            return instead(*args, **named)
-        try:
-            return kernel(*args, **named)
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except Exception as error:  # Triton and ptxas have a dozen, without a common name
-            self.left_out[op] = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            logger.warning("CUDA kernels: %s is left to torch, as ours fails: %s", op, self.left_out[op])
-            return instead(*args, **named)
 
 
 def _drawn(logits: Tensor, draws: Sequence[Draw]) -> Tensor:

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from tilewise.platforms.base import NotCapturable
 from tilewise.platforms.cpu.native.kernels import Launch, Native
+from tilewise.platforms.kv_cache import PagedLayout
 
 _QUESTIONS = {
     *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "is_cpu", "nbytes")),
@@ -76,7 +77,7 @@ class CapturedStep:
     launches: tuple[Launch, ...]
     result: Tensor
 
-    def replay(self) -> Tensor:
+    def replay(self, layout: PagedLayout | None = None) -> Tensor:
         for launch in self.launches:
             launch()
         return self.result

@@ -7,7 +7,6 @@ first product gathers rows of x in that order, the second scatters its own back 
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -71,24 +70,6 @@ class ExpertTable:
             pointers = torch.tensor(rows, dtype=torch.int64).to(device)
         aligned = all(pointer % 16 == 0 for row in rows for pointer in row)
         return cls(tuple(weights), pointers, first[0], aligned)
-
-
-class ExpertTables:
-    """The tables of all sequences of weights that were seen, each built when it first comes.
-
-    Building one copies pointers to the device and waits, so a step has to run once before it is captured. Sequences are
-    known by their `id`, and kept alive so that no other gets it; their weights may be exchanged, so they are compared
-    each time.
-    """
-
-    def __init__(self) -> None:
-        self._found: dict[int, tuple[Sequence[Weight | None], tuple[Weight | None, ...], ExpertTable | None]] = {}
-
-    def of(self, weights: Sequence[Weight | None]) -> ExpertTable | None:
-        found = self._found.get(id(weights))
-        if found is None or len(found[1]) != len(weights) or any(map(operator.is_not, found[1], weights)):
-            found = self._found[id(weights)] = weights, tuple(weights), ExpertTable.of(weights)
-        return found[2]
 
 
 def _parts(weight: Weight) -> tuple[Form, Tensor | None] | None:
