@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
+import runpy
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
-from tests.served import ROOT
+from tests.served import PICTURES, ROOT
 
 EXAMPLES = ROOT / "examples"
 PRINTED = {
@@ -29,6 +34,14 @@ ANSWERS = {
     "video.sh": "Image-2",
     "structured.sh": '"cat"',
 }
+OF_GUIDES = {
+    "offline_chat.py": ("OpenGVLab/InternVL2-2B", 1),
+    "single_image.py": ("OpenGVLab/InternVL3-8B", 1),
+    "multiple_images.py": ("OpenGVLab/InternVL3-8B", 1),
+    "batch_inference.py": ("OpenGVLab/InternVL3-8B", 3),
+}
+"""Scripts for NPUs -> the model that each loads, and the number of its answers."""
+ADDRESS = "https://modelscope.oss-cn-beijing.aliyuncs.com/resource/qwen.png"
 PLACES = ("left", "right", "top", "bottom")
 
 
@@ -93,6 +106,25 @@ def test_a_batch(tmp_path):
     printed = run(sys.executable, str(EXAMPLES / "batch.py"), "--folder", str(tmp_path))
     assert printed.splitlines()[:4] == ["word: cat", "colour: yellow", "count: 6", "3 of 3 lines succeeded"]
     assert {path.name for path in tmp_path.iterdir()} == {"requests.jsonl", "answers.jsonl", "answers.jsonl.lock"}
+
+
+@pytest.mark.parametrize("name", OF_GUIDES)
+def test_a_guide_for_npus(tmp_path, name):
+    """The model becomes the demo and an address a picture here, as nothing is fetched; all else stays as it is. What
+    the demo says to these questions counts for nothing.
+    """
+    model, answers = OF_GUIDES[name]
+    text = (EXAMPLES / "ascend" / name).read_text(encoding="utf-8")
+    assert text.count(f'"{model}"') == 1
+    assert (ADDRESS in text) == (name == "offline_chat.py")
+    here = "data:image/png;base64," + base64.b64encode((PICTURES / "reading_text.png").read_bytes()).decode()
+    script = tmp_path / name
+    script.write_text(text.replace(model, "demo").replace(ADDRESS, here), encoding="utf-8")
+    out = io.StringIO()
+    with patch.dict(os.environ, VLLM_ALLOW_LONG_MAX_MODEL_LEN="1"), redirect_stdout(out):
+        runpy.run_path(str(script), run_name="__main__")
+    lines = [line for line in out.getvalue().splitlines() if line and not line.startswith("Question ")]
+    assert len(lines) == answers
 
 
 @pytest.mark.parametrize("name", ANSWERS)

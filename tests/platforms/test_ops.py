@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.platforms.ascend import device
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
 from tilewise.platforms.forms import Dense
@@ -22,6 +23,8 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 BLOCK = 4
 ANY_OPS = [CpuPlatform().ops(), TorchOps(), InvariantCpuOps(), Ops()]
+if device.FETCHED:
+    ANY_OPS.append(device.lenient_ops())
 all_ops = pytest.mark.parametrize("ops", ANY_OPS, ids=lambda ops: type(ops).__name__)
 both_dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 

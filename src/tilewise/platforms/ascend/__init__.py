@@ -90,16 +90,18 @@ def _of_lengths(lengths: Any) -> dict[str, list[int]]:
     return {"actual_seq_lengths_kv": list(lengths), "actual_seq_kvlen": list(lengths)}
 
 
-def capturer_of(device: torch.device) -> Capture:
-    """Return a function that captures steps. They share one pool of memory between kernels, so one runs at a time."""
-    npu: Any = torch.get_device_module(device)
+def capturer_of(npu: Any) -> Capture:
+    """Return a function that captures steps, by torch's module for NPUs.
+
+    They share one pool of memory between kernels, so one runs at a time.
+    """
     pool = npu.graph_pool_handle()
 
     def capture(step: Callable[[], Tensor]) -> AclGraph:
         # Run once outside, where libraries take their workspaces. A step may be run again: it writes the same keys and
         # values to the same places.
         step()
-        npu.synchronize(device)
+        npu.synchronize()
         graph = npu.NPUGraph()
         try:
             with npu.graph(graph, pool=pool, auto_dispatch_capture=True):
@@ -158,7 +160,7 @@ class AscendPlatform:
         return None
 
     def capturer(self, ops: Ops) -> Capture | None:
-        return capturer_of(self.device)
+        return capturer_of(self._npu)
 
     def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
         """Return the checkpoint's dtype, but bfloat16 for float32, in which attention has no kernel."""
