@@ -20,9 +20,16 @@ install: $(VENV)/installed ## make .venv and install the package with its develo
 demo: install ## ask the shipped demo model about the shipped pictures
 	$(BIN)/tilewise demo
 
-test: install ## run the default test suite (no GPU, no network, some minutes on two cores)
+test: install build/torch-npu ## run the default test suite (no GPU, no network, some minutes on two cores)
 	@# In the order of names: else files of few tests, which are the long ones, come last, and one worker waits.
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+build/torch-npu: tests/platforms/ascend/wheels.py $(VENV)/installed
+	$(BIN)/python -m tests.platforms.ascend.wheels
+	@touch $@
+
+test-ascend: install build/torch-npu ## the contract of the engine over an NPU's ops, each call against torch_npu's schemas (minutes)
+	$(BIN)/python -m pytest -n 2 tests/platforms/ascend tests/equal --npu
 
 test-slow: install ## run the tests that take minutes or gigabytes
 	$(BIN)/python -m pytest -m slow
@@ -145,5 +152,5 @@ docs-serve: $(VENV)/docs ## show the documentation at http://127.0.0.1:8010, and
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .venv-audit .venv-clients .venv-deploy build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help install demo test test-slow test-batch test-clients test-harness test-cuda test-ahead test-browser test-ray test-schema test-sanitize check format eval-demo matrix
+.PHONY: help install demo test test-slow test-batch test-clients test-harness test-cuda test-ahead test-ascend test-browser test-ray test-schema test-sanitize check format eval-demo matrix
 .PHONY: audit fuzz soak kills docs docs-serve compatibility monitoring equality bench-gpu test-wheel lint-deploy clean

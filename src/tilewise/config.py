@@ -122,10 +122,12 @@ class EngineConfig:
     enforce_eager: bool = _model(False, "launch every step op by op, capture no graphs")
     max_graph_size: int = _model(
         512,
-        "on a GPU, the most sequences of a captured step; sizes are 1, 2, 4, 8, 16 and so on, and a step is filled up "
+        "on a GPU or an NPU, the most sequences of a captured step; sizes are 1, 2, 4, 8, 16 and so on, and a step is filled up "
         "to the next one",
     )
-    lazy_graphs: bool = _model(False, "on a GPU, capture a step when one of its size comes first, and not at the start")
+    lazy_graphs: bool = _model(
+        False, "on a GPU or an NPU, capture a step when one of its size comes first, and not at the start"
+    )
     seed: int | None = _model(
         0,
         "requests without a seed draw from this one, in the order in which they come: the same again in each run; "

@@ -267,7 +267,7 @@ def test_the_page_names_every_part(page):
         (["InternVL3-8B", "--devices", "2xH100", "-tp", "2", "-ep"], "this model has none: leave it out"),
         (["demo", "-pp", "9"], "pipeline_parallel_size=9 is more than the 3 layers.*lower it"),
         (["demo", "-tp", "0"], "tensor_parallel_size must be above 0"),
-        (["demo", "--device", "24GiB"], "device must be one of auto, cpu, cuda, got '24GiB'"),
+        (["demo", "--device", "24GiB"], "device must be one of auto, cpu, cuda, npu, got '24GiB'"),
         (["demo", "--bandwith", "3"], "Did you mean --bandwidth"),
         (["one", "two"], "One model is served"),
         (["./no/such/folder"], "no such folder"),

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from tests.equal import contract
+from tests.equal import contract, driver
+from tests.platforms.ascend import device
 
 
 @dataclass
@@ -40,6 +41,12 @@ contract.watchers.append(_note)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--equality", action="store_true", help="print the equality table")
+    parser.addoption("--npu", action="store_true", help="over the ops of an NPU, on the checking device")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("npu", False):
+        driver.default_platform = lambda: device.CheckingPlatform(device.lenient_ops)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from tilewise.engine.core import EngineCore
 from tilewise.models.load import Architecture
+from tilewise.platforms.base import Platform
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.runner import runner as runner_module
 from tilewise.runner.runner import BackgroundRunner, LocalRunner
@@ -34,6 +36,10 @@ LIMITS = Limits(
 )
 
 
+default_platform: Callable[[], Platform] = CpuPlatform
+"""The platform of engines that are told no other (`--npu`, in conftest.py)."""
+
+
 class Engine:
     """A model under limits of the test's choosing."""
 
@@ -50,10 +56,11 @@ class Engine:
         store=None,
         **changes,
     ) -> None:
-        platform = CpuPlatform()
+        platform = default_platform()
         self.capturer = (capturer or platform.capturer) if graphs else None
         self.streams = streams
         architecture = Architecture.of(CheckpointFolder.open(folder))
+        changes.setdefault("graph_sizes", tuple(size for size in platform.graph_sizes if size <= LIMITS.max_num_seqs))
         self.limits = replace(LIMITS, flash=architecture.config.flash, **changes)
         self.model = architecture.load(
             dtype, ops or platform.ops(self.limits.batch_invariant), self.limits.max_model_len, store=store

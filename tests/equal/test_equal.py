@@ -74,10 +74,14 @@ def test_a_tile_met_again_equals_the_first_time(folder, alone, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_eager_equals_graph(folder, monkeypatch, dtype):
-    """Bit by bit: steps of one to four sequences, some beside a chunk of a prompt; then with what is cached."""
+    """Bit by bit: steps of one to four sequences, some beside a chunk of a prompt; then with what is cached.
+
+    Within rounding where steps are filled up to a size, as products of more rows may round otherwise.
+    """
     eager, replayed = (Engine(folder, dtype=dtype, graphs=on, max_num_batched_tokens=13) for on in (False, True))
-    assert_same(replayed.run(requests(), monkeypatch), eager.run(requests(), monkeypatch), tolerance=0)
-    assert_same(replayed.run_more(requests(), monkeypatch), eager.run_more(requests(), monkeypatch), tolerance=0)
+    allowed = 1e-5 if replayed.limits.graph_sizes else 0.0
+    assert_same(replayed.run(requests(), monkeypatch), eager.run(requests(), monkeypatch), allowed)
+    assert_same(replayed.run_more(requests(), monkeypatch), eager.run_more(requests(), monkeypatch), allowed)
 
 
 @pytest.mark.parametrize("changes", [{}, {"max_num_batched_tokens": 13}, {"block_size": 4, "num_blocks": 27}], ids=str)

@@ -1,4 +1,4 @@
-"""`tilewise doctor`: this machine, its arithmetic (`--golden`), or the prompts of another server (`URL MODEL`)."""
+"""`tilewise doctor`: this machine, its ops and arithmetic (`--ops`, `--golden`), or another server's prompts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from tilewise.cli.flags.flag import BadUsage
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.settings import engine_flags, engine_options
 from tilewise.cli.flags.verb import Verb, table
+from tilewise.config import DeviceKind
 from tilewise.console import progress_bar
 from tilewise.environment import Environment
 from tilewise.option import option, word
 
 if TYPE_CHECKING:
     from tilewise.doctor.golden import ModeReport
+    from tilewise.doctor.ops import OpReport
     from tilewise.doctor.server import ProbeReport, ServerReport
 
 _FLAGS = (
@@ -37,6 +39,10 @@ class DoctorOptions:
         "URL MODEL",
         (),
     )
+    ops: bool = option(
+        False, "try every op of the device on random inputs, beside the reference: the first thing on a new card"
+    )
+    device: DeviceKind = option("auto", "the device that is looked at, without URL and MODEL: cpu, cuda or npu")
     golden: bool = option(
         False, "ask the shipped model in every mode that this machine has, and compare with golden answers"
     )
@@ -52,8 +58,11 @@ def doctor(line: CommandLine) -> int:
     options = line.take(DoctorOptions)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # golden answers and prompts are Chinese in part, whatever the locale
-    if options.golden and options.words:
-        raise BadUsage("--golden is about this machine: leave URL and MODEL out, or --golden")
+    for name in ("golden", "ops"):
+        if getattr(options, name) and options.words:
+            raise BadUsage(f"--{name} is about this machine: leave URL and MODEL out, or --{name}")
+    if options.ops:
+        return _ops(options)
     if options.golden:
         return _golden(options)
     if options.words:
@@ -63,11 +72,13 @@ def doctor(line: CommandLine) -> int:
 
 def _machine(options: DoctorOptions) -> int:
     from tilewise.platforms import current_platform
+    from tilewise.platforms.ascend import npu_missing
     from tilewise.platforms.cuda import cuda_missing
 
-    diagnosis = current_platform().diagnose()
-    if (missing := cuda_missing()) is not None:
-        diagnosis.facts["GPU"] = f"none: {missing}"
+    diagnosis = current_platform(options.device).diagnose()
+    for name, why in (("GPU", cuda_missing()), ("NPU", npu_missing())):
+        if why is not None:
+            diagnosis.facts[name] = f"none: {why}"
     if options.json:
         print(json.dumps(dataclasses.asdict(diagnosis), indent=2))
         return 0
@@ -75,6 +86,38 @@ def _machine(options: DoctorOptions) -> int:
     print()
     print(table([("OP", "BY", "WHY"), *((choice.op, choice.path, choice.why) for choice in diagnosis.choices)]))
     return 0
+
+
+def _ops(options: DoctorOptions) -> int:
+    from tilewise.doctor.ops import CASES, dtypes_of, try_case
+    from tilewise.platforms import current_platform
+
+    platform = current_platform(options.device)
+    ops, tried = platform.ops(), [(name, dtype) for name in CASES for dtype in dtypes_of(platform)]
+    reports: list[OpReport] = []
+    with progress_bar("Trying ops", len(tried)) as advance:
+        for name, dtype in tried:
+            reports.append(try_case(name, platform, ops, dtype))
+            advance(1)
+    wrong = [report for report in reports if report.verdict in ("off", "failed")]
+    if options.json:
+        print(json.dumps([dataclasses.asdict(report) for report in reports], indent=2))
+        return 1 if wrong else 0
+    print(table(list(platform.diagnose().facts.items())))
+    print()
+    print(table([("CASE", "DTYPE", "WORST", "ALLOWED", "VERDICT"), *map(_op_row, reports)]))
+    print()
+    for report in reports:
+        if report.why:
+            print(f"{report.case}, {report.dtype}: {report.verdict}: {report.why}")
+    told = f"{len(reports) - len(wrong)} of {len(reports)} cases are right."
+    print(told if wrong else f"All {len(reports)} cases are right.")
+    return 1 if wrong else 0
+
+
+def _op_row(report: OpReport) -> tuple[str, ...]:
+    worst = "" if report.worst is None else f"{report.worst:.1e}"
+    return (report.case, report.dtype, worst, f"{report.allowed:g}", report.verdict)
 
 
 def _golden(options: DoctorOptions) -> int:
@@ -183,12 +226,13 @@ def _row(report: ModeReport) -> tuple[str, ...]:
 
 
 DOCTOR = Verb(
-    usage="tilewise doctor [--golden | URL MODEL] [OPTION ...]",
+    usage="tilewise doctor [--ops | --golden | URL MODEL] [OPTION ...]",
     about="Say what is right and what is not. Alone: what Tilewise finds on this machine, and for each op which "
-    "implementation computes it and why; the CPU's kernels are built where that has not happened yet. With --golden: "
-    "whether the arithmetic is right, in every mode that there is here. With URL and MODEL: whether a server makes the "
-    "prompts that the checkpoint was trained with: template, special tokens, tiles of pictures. The exit status is 1 "
-    "if something is off, or if nothing could be told.",
+    "implementation computes it and why; the CPU's kernels are built where that has not happened yet. With --ops: "
+    "whether each op gives what the reference gives, on random inputs. With --golden: whether the arithmetic is right, "
+    "in every mode that there is here. With URL and MODEL: whether a server makes the prompts that the checkpoint was "
+    "trained with: template, special tokens, tiles of pictures. The exit status is 1 if something is off, or if "
+    "nothing could be told.",
     run=doctor,
     options=(DoctorOptions,),
     shared=partial(engine_flags, _FLAGS),
@@ -196,6 +240,8 @@ DOCTOR = Verb(
 examples:
   tilewise doctor
       which kernels compute here; --json for a bug report
+  tilewise doctor --ops --device npu
+      every op on a card: seconds, and what to send with a report
   tilewise doctor --golden
       a new CPU, GPU, compiler or release of torch: about a minute
   tilewise doctor http://127.0.0.1:8000/v1 OpenGVLab/InternVL3-8B

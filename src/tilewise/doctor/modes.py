@@ -44,8 +44,9 @@ class Mode:
 
 
 def modes_here() -> list[Mode]:
-    """Return the modes of this machine: those of its CPU, and of its GPU if there is one."""
-    return [*_of_device("cpu"), *(_of_device("cuda") if current_platform().name == "cuda" else ())]
+    """Return the modes of this machine: those of its CPU, and of its GPU or NPU if there is one."""
+    name = current_platform().name
+    return [*_of_device("cpu"), *(_of_device(name) if name != "cpu" else ())]
 
 
 def _of_device(device: str) -> Iterator[Mode]:

@@ -71,8 +71,8 @@ def _about_mode(mode: Any) -> Iterator[str]:
 def _about_sizes(sizes: Sequence[int], max_num_seqs: int | None) -> Iterator[str]:
     if sizes:
         yield (
-            f"compilation_config: cudagraph_capture_sizes became max_graph_size={max(sizes)}: a GPU captures 1, 2, 4, "
-            "8, 16 and so on up to that, a CPU each size when it comes first."
+            f"compilation_config: cudagraph_capture_sizes became max_graph_size={max(sizes)}: a GPU or an NPU "
+            "captures 1, 2, 4, 8, 16 and so on up to that, a CPU each size when it comes first."
         )
     if unused := [size for size in sizes if max_num_seqs is not None and size > max_num_seqs]:
         shown = ", ".join(map(str, unused))

@@ -207,7 +207,7 @@ def _host_of(config: EngineConfig, backend: str) -> RankLauncher:
         if backend != "gloo":
             raise InvalidConfig(
                 "distributed_executor_backend=ray: ranks on a Ray cluster compute on CPUs so far: use mp with the "
-                "GPUs of this machine, or device=cpu."
+                "GPUs or NPUs of this machine, or device=cpu."
             )
         from tilewise.runner.ray_ranks import RayActors  # not above: Ray is an extra
 

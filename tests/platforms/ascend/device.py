@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from tests.platforms.ascend.interface import Interface, compute_by, load
 from tests.platforms.ascend.stand_ins import STAND_INS, Strictness
 from tests.platforms.ascend.wheels import FOLDER, VERSIONS
+from tilewise.platforms.ascend import AscendPlatform, capturer_of
 from tilewise.platforms.ascend.npu_ops import AscendOps
 from tilewise.platforms.ascend.weights import NzLayout
 
@@ -56,6 +57,18 @@ def strict() -> Iterator[None]:
         yield
     finally:
         Strictness.here = before
+
+
+class CheckingPlatform(AscendPlatform):
+    """An NPU of the CPU's memory."""
+
+    def __init__(self, ops: Callable[[], AscendOps] = strict_ops) -> None:
+        self._make_ops = ops
+        self.device = torch.device("cpu")
+        self._npu = FakeNpu()
+
+    def ops(self, batch_invariant: bool = False) -> AscendOps:
+        return self._make_ops()
 
 
 class Tape(TorchDispatchMode):
@@ -122,6 +135,4 @@ class FakeNpu:
 
 
 def capturer(npu: FakeNpu) -> Callable[[Any], Any]:
-    from tilewise.platforms.ascend import capturer_of
-
     return lambda _: capturer_of(npu)

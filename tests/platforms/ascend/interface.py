@@ -59,6 +59,10 @@ def _to_meta(value: Any) -> Any:
     return value.meta() if isinstance(value, TensorSpec) else value
 
 
+def _cloned(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
 def _to_spec(value: Any) -> Any:
     return TensorSpec.of(value) if isinstance(value, Tensor) else value
 
@@ -76,12 +80,13 @@ class Interface:
     examples: dict[str, list[tuple[Any, Any]]] = field(default_factory=dict)
     """Arguments of the first of them, to be called again with something wrong."""
 
-    def note(self, call: Call, arguments: tuple[Any, Any]) -> None:
-        known = self.calls.setdefault(call.op, {})
-        if repr(call) not in known:
-            known[repr(call)] = call
-            if len(kept := self.examples.setdefault(call.op, [])) < _EXAMPLES:
-                kept.append(arguments)
+    def wants_example(self, call: Call) -> bool:
+        return len(self.examples.get(call.op, ())) < _EXAMPLES and repr(call) not in self.calls.get(call.op, ())
+
+    def note(self, call: Call, arguments: tuple[Any, Any] | None) -> None:
+        self.calls.setdefault(call.op, {})[repr(call)] = call
+        if arguments is not None:
+            self.examples.setdefault(call.op, []).append(arguments)
 
 
 def load(folder: Path, names: tuple[str, ...]) -> Interface:
@@ -159,7 +164,8 @@ def _checked(interface: Interface, name: str, stand_in: Callable[..., Any]) -> C
     def call(*args: Any, **kwargs: Any) -> Any:
         specs = Call(name, *tree_map(_to_spec, (args, kwargs)))
         expected = None if name in interface.without_meta else specs.on_meta()
-        before = tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, (args, kwargs))
+        wanted = interface.wants_example(specs)  # before a cache is written to
+        arguments = tree_map(_cloned, (args, kwargs)) if wanted else None
         found = stand_in(*args, **kwargs)
         if expected is not None:
             seen, told = (
@@ -167,7 +173,7 @@ def _checked(interface: Interface, name: str, stand_in: Callable[..., Any]) -> C
                 for one in (found, expected)
             )
             assert seen == told, f"{name}: the stand-in gives {seen}, the meta kernel {told}"
-        interface.note(specs, before)
+        interface.note(specs, arguments)
         return found
 
     return call

@@ -197,13 +197,16 @@ def _check_lengths(query: Tensor, table: Tensor, stops: Sequence[int], lengths: 
     require(table.shape[1] >= -(-max(lengths) // size), "the table is as wide as the longest sequence")
 
 
+_TRIANGLE = torch.ones(2048, 2048, dtype=torch.int8).triu(1)
+
+
 def _check_mask(mask: Tensor | None, sparse_mode: int, next_tokens: int) -> None:
     require(sparse_mode in (3, 4), "a causal mask, or a band of one")
     require(sparse_mode == 3 or next_tokens == 0, "nothing behind a token is seen")
     require(mask is not None and mask.shape[-2:] == (2048, 2048), "a mask of 2048 x 2048 comes with it")
     assert mask is not None
     require(mask.dtype in (torch.bool, torch.int8, torch.uint8) and mask.is_contiguous(), "a mask of bytes")
-    require(torch.equal(mask.bool(), torch.ones(2048, 2048, dtype=torch.bool).triu(1)), "what is above is hidden")
+    require(torch.equal(mask.to(torch.int8), _TRIANGLE), "what is above is hidden")
 
 
 def _attend(

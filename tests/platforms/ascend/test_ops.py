@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 import logging
-from itertools import accumulate
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.platforms.ascend.device import interface, strict_ops
+from tests.platforms.ascend.device import CheckingPlatform, interface, strict_ops
 from tests.platforms.ascend.stand_ins import HALVES
+from tilewise.doctor.ops import CASES, Bench, try_case
 from tilewise.platforms.ascend.npu_ops import AscendOps
 from tilewise.platforms.ascend.weights import AscendExpert, AscendInt8Weight, NzLayout
 from tilewise.platforms.forms import Codes, Dense, Grouped, Int8, StaticRows
@@ -36,68 +36,16 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 2e-2) -> None:
     torch.testing.assert_close(found.double(), expected.double(), atol=tolerance, rtol=tolerance)
 
 
-def layout_of(counts: list[int], lengths: list[int]) -> PagedLayout:
-    """Lay out sequences in blocks of their own, behind block 0."""
-    needed = [-(-length // BLOCK) for length in lengths]
-    table, first = torch.zeros(len(lengths), max(needed), dtype=torch.int64), 1
-    slots = []
-    for row, (count, length, blocks) in enumerate(zip(counts, lengths, needed, strict=True)):
-        table[row, :blocks] = torch.arange(first, first + blocks)
-        at = torch.arange(length - count, length)
-        slots.append(table[row, at // BLOCK] * BLOCK + at % BLOCK)
-        first += blocks
-    starts = torch.tensor([0, *accumulate(counts)])
-    return PagedLayout(starts, torch.tensor(lengths), table, torch.cat(slots), own_lengths=lengths)
-
-
-STEPS = {
-    "prompts": ([130, 3], [130, 3]),
-    "decoding": ([1, 1, 1], [1, 129, 300]),
-    "a chunk beside one that decodes": ([40, 1], [200, 7]),
-}
+def layout_of(count: int) -> PagedLayout:
+    return Bench(Ops(), torch.device("cpu"), torch.bfloat16, BLOCK).layout([count], [count])
 
 
 @halves
-@pytest.mark.parametrize("width", [64, 128])
-@pytest.mark.parametrize(("counts", "lengths"), STEPS.values(), ids=STEPS)
-@pytest.mark.parametrize("window", [None, 5])
-def test_a_step_of_attention(
-    dtype: torch.dtype, width: int, counts: list[int], lengths: list[int], window: int | None
-) -> None:
-    layout = layout_of(counts, lengths)
-    cache = noise(2, 8, BLOCK, 2, width, dtype=dtype)
-    rows = noise(sum(counts), 6 + 2 + 2, width, seed=1, dtype=dtype)
-    query, key, value = rows.split((6, 2, 2), dim=1)
-    angles = noise(sum(counts), width // 2, seed=2)
-    sinks = noise(6, seed=3, dtype=dtype) if dtype is torch.bfloat16 else None
-    results = []
-    for ops in (strict_ops(), Ops()):
-        own = cache.clone()
-        turned = ops.rope_into_cache(query, key, value, angles.cos(), angles.sin(), own, layout)
-        results.append((turned, own, ops.paged_attention(turned, own, layout, width**-0.5, window, sinks)))
-    for found, expected in zip(*results, strict=True):
-        close(found, expected)
-
-
-@halves
-@pytest.mark.parametrize("width", [64, 128])
-def test_tiles_see_all_of_themselves(dtype: torch.dtype, width: int) -> None:
-    query, key, value = noise(2, 65, 3, 3 * width, dtype=dtype).split(width, dim=-1)
-    close(strict_ops().dense_attention(query, key, value, 0.1), Ops().dense_attention(query, key, value, 0.1))
-
-
-@halves
-def test_norms_and_gates(dtype: torch.dtype) -> None:
-    ops, x, y, weight = strict_ops(), noise(5, 3, 96, dtype=dtype), noise(5, 3, 96, seed=1, dtype=dtype), noise(96)
-    weight = weight.to(dtype)
-    close(ops.rms_norm(x, weight, 1e-5), Ops().rms_norm(x, weight, 1e-5))
-    for scale in (None, weight):
-        for found, expected in zip(
-            ops.add_rms_norm(x, scale, y, weight, 1e-5), Ops().add_rms_norm(x, scale, y, weight, 1e-5), strict=True
-        ):
-            close(found, expected)
-    close(ops.silu_mul(x), Ops().silu_mul(x))
-    close(ops.clamped_swiglu(8 * x[:, 1:]), Ops().clamped_swiglu(8 * x[:, 1:]))
+@pytest.mark.parametrize("name", CASES)
+def test_ops_are_the_reference_ops(name: str, dtype: torch.dtype) -> None:
+    """What `tilewise doctor --ops` tries on a card."""
+    report = try_case(name, CheckingPlatform(), strict_ops(), dtype)
+    assert report.verdict == "right", report
 
 
 @halves
@@ -192,10 +140,10 @@ def test_what_kernels_do_not_take_is_left_to_torch() -> None:
     before = {name: len(calls) for name, calls in interface().calls.items()}
     wide, odd = noise(3, 2, 64), noise(3, 2, 24, dtype=torch.bfloat16)
     for query in (wide, odd):
-        layout, cache = layout_of([3], [3]), noise(2, 2, BLOCK, 1, query.shape[-1]).to(query.dtype)
+        layout, cache = layout_of(3), noise(2, 2, BLOCK, 1, query.shape[-1]).to(query.dtype)
         close(ops.paged_attention(query, cache, layout, 0.1), Ops().paged_attention(query, cache, layout, 0.1))
         close(ops.dense_attention(query[None], query[None], query[None], 0.1), query[None], 9)
-    layout = layout_of([3], [3])
+    layout = layout_of(3)
     quantised = empty_cache((2, 2, BLOCK, 1, 64), torch.int8, torch.device("cpu"))
     assert isinstance(quantised, QuantisedCache)
     key, angles = noise(3, 1, 64, dtype=torch.bfloat16), noise(3, 32)

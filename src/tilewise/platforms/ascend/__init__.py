@@ -35,12 +35,18 @@ GRAPH_SIZES = (1, 2, 4, *range(8, 65, 8), *range(80, 513, 16))
 two thousand."""
 
 
+def npu_installed() -> str | None:
+    """Return the version of torch_npu in this environment; None if there is none."""
+    try:
+        return version("torch_npu")
+    except PackageNotFoundError:
+        return None
+
+
 @cache
 def npu_missing() -> str | None:
     """Return why there is no NPU to compute on; None if there is one. The first call loads torch_npu."""
-    try:
-        found = version("torch_npu")
-    except PackageNotFoundError:
+    if (found := npu_installed()) is None:
         return "torch_npu is not installed, which brings torch to Ascend NPUs (docs/ascend.md says how)"
     if _release(found) != _release(torch.__version__):
         return f"torch_npu {found} is for another torch than {torch.__version__}: install those of one release"
@@ -160,7 +166,7 @@ class AscendPlatform:
         return None
 
     def capturer(self, ops: Ops) -> Capture | None:
-        return capturer_of(self._npu)
+        return capturer_of(self._npu) if isinstance(ops, AscendOps) else None
 
     def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
         """Return the checkpoint's dtype, but bfloat16 for float32, in which attention has no kernel."""
