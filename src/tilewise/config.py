@@ -122,8 +122,8 @@ class EngineConfig:
     enforce_eager: bool = _model(False, "launch every step op by op, capture no graphs")
     max_graph_size: int = _model(
         512,
-        "on a GPU or an NPU, the most sequences of a captured step; sizes are 1, 2, 4, 8, 16 and so on, and a step is filled up "
-        "to the next one",
+        "on a GPU or an NPU, the most sequences of a captured step; sizes are 1, 2, 4, 8, 16 and so on, and a step is "
+        "filled up to the next one",
     )
     lazy_graphs: bool = _model(
         False, "on a GPU or an NPU, capture a step when one of its size comes first, and not at the start"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,12 +20,14 @@ from tilewise.step import EncodeJob
 from tilewise.weights.folder import CheckpointFolder
 
 
-def computed(folder: Path, spec: TinySpec, mesh: Mesh) -> tuple[Tensor, Tensor, Tensor]:
+def computed(
+    folder: Path, spec: TinySpec, mesh: Mesh, make_ops: Callable[[], Ops] = Ops
+) -> tuple[Tensor, Tensor, Tensor]:
     """Logits of a prompt, the pages of five tiles that ranks share out, and the router's scores of those.
 
     In a pipeline, the last stage has the logits, and the first one the tiles.
     """
-    model = Architecture.of(CheckpointFolder.open(folder)).load(torch.float32, Ops(), 256, mesh=mesh)
+    model = Architecture.of(CheckpointFolder.open(folder)).load(torch.float32, make_ops(), 256, mesh=mesh)
     lane = EncoderLane([model], 8, (2, 1), mesh=mesh)
     tiles = random_tiles(spec, 5).numpy()
     with torch.inference_mode():
@@ -40,12 +43,12 @@ def computed(folder: Path, spec: TinySpec, mesh: Mesh) -> tuple[Tensor, Tensor, 
 Twins = dict[str, tuple[Path, TinySpec]]
 
 
-def rank(number: int, turns: list[tuple[Layout, Twins]], out: Path) -> None:
+def rank(number: int, turns: list[tuple[Layout, Twins]], out: Path, make_ops: Callable[[], Ops] = Ops) -> None:
     """What a process runs: it is a rank of each layout in turn; what comes of all twins goes into a file of its own."""
     torch.set_num_threads(1)
     for turn, (layout, folders) in enumerate(turns):
         if number < layout.ranks:
             mesh = join(number, layout, f"file://{out}/meeting-{turn}")
-            found = {name: computed(folder, spec, mesh) for name, (folder, spec) in folders.items()}
+            found = {name: computed(folder, spec, mesh, make_ops) for name, (folder, spec) in folders.items()}
             torch.save(found, out / f"{turn}-{number}.pt")
             leave()
