@@ -57,6 +57,7 @@ def test_products_of_int8_with_rows_rounded_as_they_come(dtype: torch.dtype, wit
     x[1, 3] = 0
     weight = strict_ops(nz).store([form], bias)
     assert isinstance(weight, AscendInt8Weight)
+    assert weight.form.matrix.untyped_storage().nbytes() == 0, "the matrix is kept once"
     close(weight.apply(x, strict_ops()), Int8Weight(form, bias).apply(x, Ops()))
 
 

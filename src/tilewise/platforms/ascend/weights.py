@@ -14,7 +14,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from tilewise.platforms.forms import Dense, Form, Int8, StaticRows, joined
+from tilewise.platforms.forms import Dense, Form, Int8, joined
 from tilewise.platforms.ops import Ops
 from tilewise.platforms.weights import DenseWeight, Int8Weight, Use, Weight, nbytes_of, plain_weight
 
@@ -57,12 +57,22 @@ class AscendInt8Weight:
     bias: Tensor | None
     floats: tuple[torch.dtype, ...]
     """Dtypes of rows that kernels take."""
+    row_scale: Tensor | None
+    """float32 [1], where the form is `static`."""
+    row_offset: Tensor | None
+    """int32 [1], where the form is `static`."""
 
     @classmethod
     def of(cls, form: Int8, bias: Tensor | None, nz: NzLayout, floats: tuple[torch.dtype, ...]) -> AscendInt8Weight:
         matrix = form.matrix.T.contiguous()
         kept = matrix if nz is NzLayout.NONE else in_nz(matrix)
-        return cls(kept, replace(form, matrix=form.matrix[:0]), None if bias is None else bias.float(), floats)
+        static, empty = form.static, form.scales.new_empty(1)
+        rest = replace(form, matrix=form.matrix.new_empty(0, form.shape[1]))  # no view, which would keep all of it
+        return cls(
+            *(kept, rest, None if bias is None else bias.float(), floats),
+            row_scale=None if static is None else torch.full_like(empty, static.scale),
+            row_offset=None if static is None else torch.full_like(empty, static.offset, dtype=torch.int32),
+        )
 
     @property
     def nbytes(self) -> int:
@@ -72,7 +82,7 @@ class AscendInt8Weight:
         if x.dtype not in self.floats:
             return self._plain().apply(x, ops)
         rows = x.reshape(-1, x.shape[-1])
-        y = self._dynamic(rows) if self.form.static is None else self._static(rows, self.form.static)
+        y = self._dynamic(rows) if self.form.static is None else self._static(rows)
         return y.view(*x.shape[:-1], y.shape[-1])
 
     def _dynamic(self, rows: Tensor) -> Tensor:
@@ -85,10 +95,9 @@ class AscendInt8Weight:
         )
         return y
 
-    def _static(self, rows: Tensor, static: StaticRows) -> Tensor:
-        scale = torch.full((1,), static.scale, dtype=torch.float32, device=rows.device)
-        offset = torch.full((1,), static.offset, dtype=torch.int32, device=rows.device)
-        levels, scales = npu.npu_quantize(rows, scale, offset, torch.qint8, 1, True), self.form.scales
+    def _static(self, rows: Tensor) -> Tensor:
+        levels = npu.npu_quantize(rows, self.row_scale, self.row_offset, torch.qint8, 1, True)
+        scales = self.form.scales
         if rows.dtype is torch.float16:  # for which the kernel wants scales in a form of its own, of 64 bits
             scales = npu.npu_trans_quant_param(scales)
         y: Tensor = npu.npu_quant_matmul(levels, self.matrix, scales, bias=self.form.addend, output_dtype=rows.dtype)
