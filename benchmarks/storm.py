@@ -170,7 +170,8 @@ def serve_without_model(folder: str, port: int) -> None:
         (Path(folder) / file.name).symlink_to(file)
     (Path(folder) / "config.json").unlink()
     (Path(folder) / "config.json").write_text(json.dumps(config))
-    engine = EngineConfig(model=folder, disable_log_stats=True, max_model_len=8192)
+    # Of the 32 frames of a video, which are one tile each, so many fit.
+    engine = EngineConfig(model=folder, disable_log_stats=True, max_model_len=8192, num_frames=24)
     server = ServerConfig(host="127.0.0.1", port=port, disable_uvicorn_access_log=True)
     run_server(engine, server, EngineProcess(), build_for_pictures)
 
@@ -275,14 +276,14 @@ def main() -> None:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--without-model", action="store_true", help="the engine computes nothing")
     args, flags = parser.parse_known_args()
-    table = Table("pictures", "answers/s", "health p50", "p99", "worst, ms", "text p50", "worst, ms", "memory, GiB")
     chance = np.random.default_rng()
     for kind in args.kinds:
         count = args.count if kind != "video" else args.count // 10
         with served_without_model() if args.without_model else served_with_model(args.model, flags) as (url, server):
             found = [measure(url, server, [body(kind, chance) for _ in range(count)]) for _ in range(args.rounds)]
+        table = Table("pictures", "answers/s", "health p50", "p99", "worst, ms", "text p50", "worst, ms", "memory, GiB")
         table.add_row(*told(f"{count} {kind}", found))
-    Console(width=140).print(table)
+        Console(width=140).print(table)
 
 
 if __name__ == "__main__":

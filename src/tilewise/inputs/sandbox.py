@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
+from tilewise.inputs.syscalls import refuse_new_processes
+
 _WALL_SECONDS = 30.0  # for a machine that is too busy to let it compute
 _MEMORY_BYTES = 2**30
 
@@ -57,10 +59,13 @@ def _write(results: Iterable[Any], seconds: int) -> None:
         print(json.dumps(result), flush=True)
 
 
-def confine_this_process(seconds: int | None, memory: int = _MEMORY_BYTES, files: int = 3) -> None:
+def confine_this_process(
+    seconds: int | None, memory: int = _MEMORY_BYTES, files: int = 3, threads: bool = False
+) -> None:
     """Allow this process from here on so many seconds of computing (None = any), bytes of memory, and nothing new.
 
-    That is no file or connection beyond the first `files` that it has open, and no process.
+    That is no file or connection beyond the first `files` that it has open, no process, and no thread unless they are
+    allowed. Where the system cannot tell threads from processes, there are none of either for users other than root.
     """
     if sys.platform == "win32":
         return
@@ -69,10 +74,11 @@ def confine_this_process(seconds: int | None, memory: int = _MEMORY_BYTES, files
     limits = {
         resource.RLIMIT_AS: memory,
         resource.RLIMIT_NOFILE: files,
-        resource.RLIMIT_NPROC: 0,
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_CORE: 0,
     }
+    if not (threads and refuse_new_processes()):
+        limits[resource.RLIMIT_NPROC] = 0
     if seconds is not None:
         limits[resource.RLIMIT_CPU] = int(sum(resource.getrusage(resource.RUSAGE_SELF)[:2])) + seconds
     for name, value in limits.items():

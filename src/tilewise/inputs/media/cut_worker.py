@@ -22,7 +22,7 @@ from typing import Any
 
 import av
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import AvifImagePlugin, Image, ImageCms
 
 from tilewise.errors import InvalidMedia, InvalidRequest, TilewiseError
 from tilewise.ignored import Ignored
@@ -104,7 +104,7 @@ class CutWorker:
         file, ignored = job.file, Ignored()
         data, opening = _content(file), file.opening
         turned = opening.exif_orientation
-        frames = read_video(data, job.frames, opening.limits, file.budget, file.name, turned, ignored)
+        frames = read_video(data, job.frames, opening.limits, file.budget, file.name, turned, ignored, threads=1)
         for frame in frames:
             self.send_pixels(np.asarray(frame.convert("RGB")).tobytes())
         return {"sizes": [frame.size for frame in frames], "ignored": ignored.reasons}
@@ -124,7 +124,7 @@ def work(link: Connection, file: int, form: TileForm, library: str | None) -> No
     if sys.platform != "win32":
         os.nice(_NICE)
     _keep_freed_memory()
-    confine_this_process(None, memory=form.num_bytes + _MEMORY_BYTES, files=_highest_open_file() + 1)
+    confine_this_process(None, memory=form.num_bytes + _MEMORY_BYTES, files=_highest_open_file() + 1, threads=True)
     while True:
         try:
             job = link.recv()
@@ -145,14 +145,20 @@ def _keep_freed_memory() -> None:
 
 
 def load_decoders() -> None:
-    """Load whatever the libraries would load with the first file that needs it."""
+    """Load whatever the libraries would load with the first file that needs it, and let them decode in one thread.
+
+    There are as many of these processes as CPUs.
+    """
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     Image.init()
     ImageCms.createProfile("LAB")
     for module in pkgutil.walk_packages(av.__path__, "av."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     with suppress(ImportError):
-        import pillow_heif  # noqa: F401
+        import pillow_heif
+
+        pillow_heif.options.DECODE_THREADS = 1
 
 
 def _highest_open_file() -> int:

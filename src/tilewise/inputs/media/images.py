@@ -296,9 +296,8 @@ def upright(image: Image.Image) -> Image.Image:
     return turned
 
 
-def upright_frame(frame: Any) -> Image.Image:
-    """Return a frame of PyAV as a picture, turned as the video's display matrix says, to the nearest quarter."""
-    image: Image.Image = frame.to_image()
+def turned_frame(image: Image.Image, frame: Any) -> Image.Image:
+    """Return the picture of a frame of PyAV, turned as the video's display matrix says, to the nearest quarter."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     method = None if matrix is None else _TURNS.get(matrix_orientation(bytes(matrix)))
     return image if method is None else image.transpose(method)

@@ -18,7 +18,7 @@ from PIL import Image
 from tilewise.errors import InvalidMedia, InvalidRequest
 from tilewise.ignored import Ignored
 from tilewise.inputs.media.file_kind import ends_early, kind_of
-from tilewise.inputs.media.images import DAMAGE, ImageLimits, check_size, upright_frame
+from tilewise.inputs.media.images import DAMAGE, ImageLimits, check_size, turned_frame
 from tilewise.inputs.media.limits import ALL_FRAMES, MAX_FRAMES, Deadline, MediaBudget, MediaLimits
 
 # Playlists (concat, hls, dash, sdp) are formats too, which open other files and hosts: none of them here.
@@ -71,17 +71,18 @@ def read_video(
     name: str = "",
     upright: bool = True,
     ignored: Ignored | None = None,
+    threads: int = 0,
 ) -> list[Image.Image]:
     """Decode the chosen frames of a video as RGB pictures, turned as its display matrix says if `upright`.
 
     The container's frame count is not believed: packets are counted. A file that is cut short or damaged gives the
-    frames that can be decoded, and `ignored` is told of the others. Raises InvalidMedia when there is no frame at all,
-    or more of anything than is allowed.
+    frames that can be decoded, and `ignored` is told of the others. So many `threads` decode, 0 = one a CPU. Raises
+    InvalidMedia when there is no frame at all, or more of anything than is allowed.
     """
     name = name or ("the video" if isinstance(data, bytes) else f"{data}")
     budget = budget or MediaBudget()
     deadline = Deadline(budget, "decode_seconds", f"Decoding {name}", "send a shorter or a smaller video")
-    film = _VideoFile(data, name, limits, budget, deadline, upright)
+    film = _VideoFile(data, name, limits, budget, deadline, upright, threads)
     try:
         total, seconds, whole = film.measure()
         chosen = _choose(choice, total, seconds, film) if total else []
@@ -156,6 +157,7 @@ class _VideoFile:
     budget: MediaBudget
     deadline: Deadline
     upright: bool = True
+    threads: int = 0
 
     def _file(self) -> BinaryIO:
         """Open the file; a path is opened here, so that FFmpeg reads none as a protocol."""
@@ -219,7 +221,8 @@ class _VideoFile:
         """Return frames at ascending `indices`; fewer if the file ends or is damaged, at least one if there is any."""
         wanted, frames, last = set(indices), [], None
         with self._open() as (container, stream):
-            stream.thread_type = "AUTO"
+            stream.codec_context.thread_count = self.threads
+            stream.thread_type = "NONE" if self.threads == 1 else "AUTO"
             for index, frame in enumerate(self._decoded(container, stream)):
                 last = frame
                 if index in wanted:
@@ -243,7 +246,8 @@ class _VideoFile:
     def _picture(self, frame: Any) -> Image.Image:
         self._check_frame(frame.width, frame.height)
         self.budget.take_decoded(4 * frame.width * frame.height)
-        return upright_frame(frame) if self.upright else frame.to_image()
+        image: Image.Image = frame.to_image(threads=1)  # more of them would stay until somebody looks for garbage
+        return turned_frame(image, frame) if self.upright else image
 
 
 def _packets(container: Any, stream: Any) -> Iterator[Any]:
