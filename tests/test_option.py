@@ -10,8 +10,8 @@ from tilewise.errors import InvalidConfig
 from tilewise.server.config import ServerConfig
 
 WRONG = [
-    ("block_size", 16.5, "a whole number"),
-    ("block_size", "16", "a whole number"),
+    ("block_size", 16.5, "a whole number or None"),
+    ("block_size", "16", "a whole number or None"),
     ("max_num_seqs", 2.5, "a whole number"),
     ("max_num_seqs", True, "a whole number"),
     ("num_frames", 1.5, "a whole number"),

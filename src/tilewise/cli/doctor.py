@@ -21,8 +21,8 @@ from tilewise.option import option, word
 
 if TYPE_CHECKING:
     from tilewise.doctor.golden import ModeReport
-    from tilewise.doctor.ops import OpReport
     from tilewise.doctor.server import ProbeReport, ServerReport
+    from tilewise.platforms.trial import OpReport
 
 _FLAGS = (
     *("revision", "hub", "download_dir", "hf_token", "tokenizer", "tokenizer_revision"),
@@ -89,8 +89,8 @@ def _machine(options: DoctorOptions) -> int:
 
 
 def _ops(options: DoctorOptions) -> int:
-    from tilewise.doctor.ops import CASES, dtypes_of, try_case
     from tilewise.platforms import current_platform
+    from tilewise.platforms.trial import CASES, dtypes_of, try_case
 
     platform = current_platform(options.device)
     ops, tried = platform.ops(), [(name, dtype) for name in CASES for dtype in dtypes_of(platform)]

@@ -20,7 +20,7 @@ from tilewise.doctor.modes import PLAIN, ROUNDED, Arithmetic, Mode, plain_ops
 from tilewise.errors import InvalidConfig
 from tilewise.inputs.media.images import open_image
 from tilewise.inputs.pieces import IMAGE_MARKER, Message
-from tilewise.types import Request, RequestOutput
+from tilewise.types import Request, RequestOutput, Tile
 
 DEMO = Path(tilewise.__file__).parent / "demo"
 FILE = DEMO / "golden.json"
@@ -54,7 +54,8 @@ def _digest(request: Request) -> str:
     found = hashlib.sha256(json.dumps(request.prompt_ids).encode())
     for image in request.images:
         for tile in image.tiles:
-            found.update(tile.digest)
+            assert isinstance(tile, Tile)
+            found.update(tile.pixels.tobytes())
     return found.hexdigest()[:32]
 
 

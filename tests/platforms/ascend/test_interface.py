@@ -18,8 +18,8 @@ from tests.platforms.ascend.interface import Call, Interface
 from tests.platforms.ascend.mutations import RIGHT, mutations
 from tests.platforms.ascend.stand_ins import HALVES, STAND_INS
 from tests.platforms.ascend.wheels import VERSIONS
-from tilewise.doctor.ops import CASES, try_case
 from tilewise.platforms.ascend.weights import NzLayout
+from tilewise.platforms.trial import CASES, try_case
 
 
 def make_all_calls() -> Interface:

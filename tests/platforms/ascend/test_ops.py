@@ -14,12 +14,12 @@ from torch import Tensor
 
 from tests.platforms.ascend.device import CheckingPlatform, interface, strict_ops
 from tests.platforms.ascend.stand_ins import HALVES
-from tilewise.doctor.ops import CASES, Bench, try_case
 from tilewise.platforms.ascend.npu_ops import AscendOps
 from tilewise.platforms.ascend.weights import AscendExpert, AscendInt8Weight, NzLayout
 from tilewise.platforms.forms import Codes, Dense, Grouped, Int8, StaticRows
 from tilewise.platforms.kv_cache import PagedLayout, QuantisedCache, empty_cache
 from tilewise.platforms.ops import OPS, AttentionSize, Ops
+from tilewise.platforms.trial import CASES, Bench, try_case
 from tilewise.platforms.weights import DenseWeight, Int8Weight, Use, nbytes_of, quantise_rows
 
 pytestmark = pytest.mark.usefixtures("strict")

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.called import called
-from tilewise.doctor.ops import CASES, try_case
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.fallback import FallbackOps
 from tilewise.platforms.ops import Ops, TorchOps
+from tilewise.platforms.trial import CASES, try_case
 
 
 @pytest.mark.parametrize("ops", [TorchOps(), CpuPlatform().ops()], ids=lambda ops: type(ops).__name__)
