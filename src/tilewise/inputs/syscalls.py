@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 
 class _Machine(NamedTuple):
-    """What an architecture calls things (`linux/audit.h`, `asm/unistd.h`)."""
+    """The numbers of an architecture and its system calls (`linux/audit.h`, `asm/unistd.h`)."""
 
     arch: int
     refused: tuple[int, ...]
@@ -35,7 +35,7 @@ _CLONE_THREAD = 0x00010000
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _LOAD, _IS, _AT_LEAST, _HAS_ANY, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _X32 = 0x40000000
-"""What is added to the numbers of x86-64's calls from 32-bit pointers, which are other ways to the same."""
+"""The bit that x86-64 sets in the numbers of calls with 32-bit pointers, which are other ways to the same."""
 _NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16
 """Offsets in the kernel's description of a call, `struct seccomp_data`."""
 

@@ -1,4 +1,4 @@
-"""What ops of a device have in common whose kernels may fail: torch computes in the place of one that did."""
+"""FallbackOps: ops of a device whose kernels may fail; torch computes in the place of one that did."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FallbackOps(TorchOps):
     """
 
     kernels: str
-    """What the log calls them."""
+    """The name of the kernels in the log."""
 
     def __init__(self) -> None:
         self.left_out: dict[str, str] = {}

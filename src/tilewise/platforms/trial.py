@@ -25,7 +25,7 @@ _HIDDEN, _INNER = 256, 128
 _TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """Largest difference by dtype, as a share of the largest number of a result."""
 _ROUNDED = 3e-2
-"""The same where rows are rounded to int8: a number may fall to the other side of a half."""
+"""Largest difference where rows are rounded to int8: a number may fall to the other side of a half."""
 STEPS = {
     "prompts": ((130, 3), (130, 3)),
     "decode": ((1, 1, 1), (1, 129, 300)),
@@ -35,8 +35,8 @@ STEPS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
-    """What a case computes with: ops, and where its tensors are."""
+class CaseContext:
+    """The ops of a case, and the device, dtype and block size of its tensors."""
 
     ops: Ops
     device: torch.device
@@ -70,121 +70,121 @@ class Bench:
         )
 
 
-Case = Callable[[Bench], Iterator[Tensor]]
+Case = Callable[[CaseContext], Iterator[Tensor]]
 
 
 def _attention(step: str, width: int = 128, window: int | None = None, with_sinks: bool = False) -> Case:
-    def case(bench: Bench) -> Iterator[Tensor]:
+    def case(context: CaseContext) -> Iterator[Tensor]:
         counts, lengths = STEPS[step]
-        layout = bench.layout(counts, lengths)
-        blocks = 1 + sum(-(-length // bench.block_size) for length in lengths)
-        cache = bench.noise(2, blocks, bench.block_size, 2, width)
-        rows = bench.noise(sum(counts), 6 + 2 + 2, width, seed=1)
+        layout = context.layout(counts, lengths)
+        blocks = 1 + sum(-(-length // context.block_size) for length in lengths)
+        cache = context.noise(2, blocks, context.block_size, 2, width)
+        rows = context.noise(sum(counts), 6 + 2 + 2, width, seed=1)
         query, key, value = rows.split((6, 2, 2), dim=1)
-        angles = bench.noise(sum(counts), width // 2, seed=2, dtype=torch.float32)
-        turned = bench.ops.rope_into_cache(query, key, value, angles.cos(), angles.sin(), cache, layout)
+        angles = context.noise(sum(counts), width // 2, seed=2, dtype=torch.float32)
+        turned = context.ops.rope_into_cache(query, key, value, angles.cos(), angles.sin(), cache, layout)
         yield turned
         yield cache
-        sinks = bench.noise(6, seed=3) if with_sinks else None
-        yield bench.ops.paged_attention(turned, cache, layout, width**-0.5, window, sinks)
+        sinks = context.noise(6, seed=3) if with_sinks else None
+        yield context.ops.paged_attention(turned, cache, layout, width**-0.5, window, sinks)
 
     return case
 
 
-def _tiles(bench: Bench) -> Iterator[Tensor]:
+def _tiles(context: CaseContext) -> Iterator[Tensor]:
     for width in (64, 128):
-        query, key, value = bench.noise(2, 65, 3, 3 * width).split(width, dim=-1)
-        yield bench.ops.dense_attention(query, key, value, width**-0.5)
+        query, key, value = context.noise(2, 65, 3, 3 * width).split(width, dim=-1)
+        yield context.ops.dense_attention(query, key, value, width**-0.5)
 
 
-def _rms_norm(bench: Bench) -> Iterator[Tensor]:
-    x, y, weight = bench.noise(5, 3, _HIDDEN), bench.noise(5, 3, _HIDDEN, seed=1), bench.noise(_HIDDEN, seed=2)
-    yield bench.ops.rms_norm(x, weight, 1e-5)
-    yield from bench.ops.add_rms_norm(x, None, y, weight, 1e-5)
-    yield from bench.ops.add_rms_norm(x, weight, y, weight, 1e-5)
+def _rms_norm(context: CaseContext) -> Iterator[Tensor]:
+    x, y, weight = context.noise(5, 3, _HIDDEN), context.noise(5, 3, _HIDDEN, seed=1), context.noise(_HIDDEN, seed=2)
+    yield context.ops.rms_norm(x, weight, 1e-5)
+    yield from context.ops.add_rms_norm(x, None, y, weight, 1e-5)
+    yield from context.ops.add_rms_norm(x, weight, y, weight, 1e-5)
 
 
-def _layer_norm(bench: Bench) -> Iterator[Tensor]:
-    x, y, weight = bench.noise(5, 3, _HIDDEN), bench.noise(5, 3, _HIDDEN, seed=1), bench.noise(_HIDDEN, seed=2)
-    yield bench.ops.layer_norm(x, weight, weight, 1e-5)
-    yield from bench.ops.add_layer_norm(x, weight, y, weight, weight, 1e-5)
+def _layer_norm(context: CaseContext) -> Iterator[Tensor]:
+    x, y, weight = context.noise(5, 3, _HIDDEN), context.noise(5, 3, _HIDDEN, seed=1), context.noise(_HIDDEN, seed=2)
+    yield context.ops.layer_norm(x, weight, weight, 1e-5)
+    yield from context.ops.add_layer_norm(x, weight, y, weight, weight, 1e-5)
 
 
-def _gates(bench: Bench) -> Iterator[Tensor]:
-    x = 3 * bench.noise(5, 3, _HIDDEN)
-    yield bench.ops.gelu(x)
-    yield bench.ops.silu_mul(x)
-    yield bench.ops.clamped_swiglu(x[:, 1:])
+def _gates(context: CaseContext) -> Iterator[Tensor]:
+    x = 3 * context.noise(5, 3, _HIDDEN)
+    yield context.ops.gelu(x)
+    yield context.ops.silu_mul(x)
+    yield context.ops.clamped_swiglu(x[:, 1:])
 
 
-def _product(*forms: Callable[[Bench], Form], with_bias: bool = True) -> Case:
-    def case(bench: Bench) -> Iterator[Tensor]:
+def _product(*forms: Callable[[CaseContext], Form], with_bias: bool = True) -> Case:
+    def case(context: CaseContext) -> Iterator[Tensor]:
         for form in forms:
-            kept = form(bench)
-            bias = bench.noise(kept.shape[0], seed=5) if with_bias else None
-            weight = bench.ops.store([kept], bias)
-            x = bench.noise(2, 7, kept.shape[1], seed=4)
+            kept = form(context)
+            bias = context.noise(kept.shape[0], seed=5) if with_bias else None
+            weight = context.ops.store([kept], bias)
+            x = context.noise(2, 7, kept.shape[1], seed=4)
             x[1, 3] = 0.0
-            yield weight.apply(x, bench.ops)
-            yield weight.apply(x[:1, :1], bench.ops)
+            yield weight.apply(x, context.ops)
+            yield weight.apply(x[:1, :1], context.ops)
 
     return case
 
 
-def _floats(bench: Bench) -> Form:
-    return Dense(bench.noise(_INNER, _HIDDEN, seed=1) / 8)
+def _floats(context: CaseContext) -> Form:
+    return Dense(context.noise(_INNER, _HIDDEN, seed=1) / 8)
 
 
-def _int8(bench: Bench) -> Form:
-    matrix, scales = quantise_rows(bench.noise(_INNER, _HIDDEN, seed=1, dtype=torch.float32) / 8)
+def _int8(context: CaseContext) -> Form:
+    matrix, scales = quantise_rows(context.noise(_INNER, _HIDDEN, seed=1, dtype=torch.float32) / 8)
     return Int8(matrix, scales[:, 0])
 
 
-def _calibrated(bench: Bench) -> Form:
-    dynamic = _int8(bench)
+def _calibrated(context: CaseContext) -> Form:
+    dynamic = _int8(context)
     assert isinstance(dynamic, Int8)
-    static, addend = StaticRows(0.0497, -3), torch.arange(_INNER, dtype=torch.int32, device=bench.device)
+    static, addend = StaticRows(0.0497, -3), torch.arange(_INNER, dtype=torch.int32, device=context.device)
     return Int8(dynamic.matrix, static.scale * dynamic.scales, static, addend)
 
 
-def _codes(bench: Bench) -> Form:
-    codes = torch.arange(_INNER * _HIDDEN, device=bench.device).remainder(251).to(torch.uint8)
-    scales = bench.noise(_INNER, _HIDDEN // 64, seed=1, dtype=torch.float32).abs() / 256
+def _codes(context: CaseContext) -> Form:
+    codes = torch.arange(_INNER * _HIDDEN, device=context.device).remainder(251).to(torch.uint8)
+    scales = context.noise(_INNER, _HIDDEN // 64, seed=1, dtype=torch.float32).abs() / 256
     return Grouped(Codes.INT8, codes.view(_INNER, _HIDDEN), scales, None, 64)
 
 
 def _experts(int8: bool) -> Case:
-    def case(bench: Bench) -> Iterator[Tensor]:
-        count, chosen = 6, bench.noise(9, 6, seed=5, dtype=torch.float32).topk(2).indices
-        weights = bench.noise(9, 2, seed=6, dtype=torch.float32).softmax(-1)
+    def case(context: CaseContext) -> Iterator[Tensor]:
+        count, chosen = 6, context.noise(9, 6, seed=5, dtype=torch.float32).topk(2).indices
+        weights = context.noise(9, 2, seed=6, dtype=torch.float32).softmax(-1)
 
         def layer(outputs: int, inputs: int, seed: int) -> list[Any]:
-            matrices = bench.noise(count, outputs, inputs, seed=seed) / 8
-            store = bench.ops.store_int8 if int8 else bench.ops.store
+            matrices = context.noise(count, outputs, inputs, seed=seed) / 8
+            store = context.ops.store_int8 if int8 else context.ops.store
             return [store([Dense(matrix)], None, Use.EXPERT) for matrix in matrices]
 
         gate_up, down = layer(2 * _INNER, _HIDDEN, 1), layer(_HIDDEN, _INNER, 2)
         for rows in (9, 1):
-            x = bench.noise(rows, _HIDDEN)
-            yield bench.ops.moe_experts(x, chosen[:rows], weights[:rows], gate_up, down, bench.ops.silu_mul)
+            x = context.noise(rows, _HIDDEN)
+            yield context.ops.moe_experts(x, chosen[:rows], weights[:rows], gate_up, down, context.ops.silu_mul)
 
     return case
 
 
-def _patches(bench: Bench) -> Iterator[Tensor]:
-    pixels = torch.arange(2 * 28 * 28 * 3).remainder(256).to(torch.uint8).view(2, 28, 28, 3).to(bench.device)
-    mean, std = (torch.tensor(x).to(bench.device) for x in ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4)))
-    yield bench.ops.patchify(pixels, 14, mean, std)
-    target, source = bench.noise(9, _HIDDEN), bench.noise(4, _HIDDEN, seed=1)
-    to, of = (torch.tensor(rows).to(bench.device) for rows in ((7, 0, 3), (3, 1, 0)))
-    bench.ops.scatter_rows(target, to, source, of)
+def _patches(context: CaseContext) -> Iterator[Tensor]:
+    pixels = torch.arange(2 * 28 * 28 * 3).remainder(256).to(torch.uint8).view(2, 28, 28, 3).to(context.device)
+    mean, std = (torch.tensor(x).to(context.device) for x in ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4)))
+    yield context.ops.patchify(pixels, 14, mean, std)
+    target, source = context.noise(9, _HIDDEN), context.noise(4, _HIDDEN, seed=1)
+    to, of = (torch.tensor(rows).to(context.device) for rows in ((7, 0, 3), (3, 1, 0)))
+    context.ops.scatter_rows(target, to, source, of)
     yield target
 
 
-def _drawing(bench: Bench) -> Iterator[Tensor]:
-    logits = 3 * bench.noise(5, 1000, seed=3, dtype=torch.float32)
+def _drawing(context: CaseContext) -> Iterator[Tensor]:
+    logits = 3 * context.noise(5, 1000, seed=3, dtype=torch.float32)
     wanted = [(1.0, 0, 1.0, 0.0), (0.7, 20, 1.0, 0.0), (1.3, 0, 0.9, 0.0), (0.9, 0, 1.0, 0.1), (1.0, 7, 0.8, 0.05)]
-    yield bench.ops.draw(logits, [Draw(row, *one, noise_key(row, 17)) for row, one in enumerate(wanted)]).float()
+    yield context.ops.draw(logits, [Draw(row, *one, noise_key(row, 17)) for row, one in enumerate(wanted)]).float()
 
 
 CASES: dict[str, tuple[Case, bool]] = {
@@ -211,7 +211,7 @@ CASES: dict[str, tuple[Case, bool]] = {
 
 @dataclass(frozen=True)
 class OpReport:
-    """What a case gave on the device."""
+    """The outcome of a case on the device."""
 
     case: str
     dtype: str
@@ -232,11 +232,11 @@ def try_case(name: str, platform: Platform, ops: Ops, dtype: torch.dtype) -> OpR
     case, rounds = CASES[name]
     allowed = max(_TOLERANCE[dtype], _ROUNDED if rounds else 0.0)
     told = str(dtype).removeprefix("torch.")
-    expected = list(case(Bench(Ops(), torch.device("cpu"), dtype, platform.block_size)))
+    expected = list(case(CaseContext(Ops(), torch.device("cpu"), dtype, platform.block_size)))
     left_out: dict[str, str] = getattr(ops, "left_out", {})
     before = set(left_out)
     try:
-        found = [x.cpu() for x in case(Bench(ops, platform.device, dtype, platform.block_size))]
+        found = [x.cpu() for x in case(CaseContext(ops, platform.device, dtype, platform.block_size))]
     except Exception as error:  # whatever a driver raises
         why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         return OpReport(name, told, None, allowed, "failed", why)

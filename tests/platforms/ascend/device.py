@@ -75,7 +75,7 @@ class CheckingPlatform(AscendPlatform):
 
 
 class Tape(TorchDispatchMode):
-    """What a graph of an NPU captures: the calls of a step with their tensors."""
+    """The calls of a step with their tensors, as a graph of an NPU captures them."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from tilewise.platforms.ascend.weights import AscendExpert, AscendInt8Weight, Nz
 from tilewise.platforms.forms import Codes, Dense, Grouped, Int8, StaticRows
 from tilewise.platforms.kv_cache import PagedLayout, QuantisedCache, empty_cache
 from tilewise.platforms.ops import OPS, AttentionSize, Ops
-from tilewise.platforms.trial import CASES, Bench, try_case
+from tilewise.platforms.trial import CASES, CaseContext, try_case
 from tilewise.platforms.weights import DenseWeight, Int8Weight, Use, nbytes_of, quantise_rows
 
 pytestmark = pytest.mark.usefixtures("strict")
@@ -37,7 +37,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 2e-2) -> None:
 
 
 def layout_of(count: int) -> PagedLayout:
-    return Bench(Ops(), torch.device("cpu"), torch.bfloat16, BLOCK).layout([count], [count])
+    return CaseContext(Ops(), torch.device("cpu"), torch.bfloat16, BLOCK).layout([count], [count])
 
 
 @halves

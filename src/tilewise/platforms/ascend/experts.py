@@ -58,6 +58,11 @@ class ExpertStack:
     def is_all(self) -> bool:
         return len(self.matrices) == self.total
 
+    @property
+    def rounds_rows(self) -> bool:
+        """True for int8, whose kernel rounds rows in halves alone."""
+        return self.scales is not None
+
     def product(self, rows: Tensor, counts: Tensor) -> Tensor:
         """Multiply rows [n, in], sorted by expert, of which each has so many (int64 [experts here]) -> [n, out].
 

@@ -186,7 +186,7 @@ class AscendOps(FallbackOps):
         activation: Callable[[Tensor], Tensor],
     ) -> Tensor:
         first, second = self._stacks.of(gate_up), self._stacks.of(down)
-        if first is None or second is None or not len(x):
+        if first is None or second is None or not len(x) or (first.rounds_rows and x.dtype not in _FLOATS):
             return super().moe_experts(x, chosen, weights, gate_up, down, activation)
 
         def together(*_: object) -> Tensor:
