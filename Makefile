@@ -71,6 +71,9 @@ soak: install ## mixed traffic for MINUTES (60), and whether anything grows mean
 kills: install ## REQUESTS (20000) while engines and processes that open pictures are killed at random
 	$(BIN)/python -m tests.endurance.kills --requests $(or $(REQUESTS),20000)
 
+faults: install ## memory that ends, a clock that jumps, 10,000 requests at once (needs root; some minutes)
+	$(BIN)/python -m tests.endurance.faults
+
 fuzz: install ## fuzzing, led by coverage: all targets for MINUTES (5) together, or FUZZ=one; INPUT=file tries a finding again
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
 	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),5) $(if $(FUZZ),--target $(FUZZ)) $(if $(INPUT),--input $(INPUT))

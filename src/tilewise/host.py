@@ -7,7 +7,9 @@ counts. Source: `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/` of th
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,6 +96,32 @@ in which idle threads keep cores from others: the kernels' own threads, the serv
 def usable_cpus() -> int:
     """Return the CPUs that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_MOST_FILES = 65_536
+
+
+def allow_many_open_files() -> None:
+    """Raise this process's limit of open files, and so of connections, as far as the system lets it, up to 65536.
+
+    Shells and services begin with 1024, and a process whose limit is reached cannot even accept a connection to
+    refuse it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(_MOST_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def offer_to_be_killed(more: int) -> None:
+    """Have the kernel end this process before others when memory ends; `more`, of 1000, is added to what it had.
+
+    Of all processes of a server the one that listens is the last that should go: the engine comes back in seconds, and
+    a process that opens media costs nobody anything.
+    """
+    with suppress(OSError, ValueError):  # no Linux
+        score = Path("/proc/self/oom_score_adj")
+        score.write_text(f"{min(1000, int(score.read_text()) + more)}")
 
 
 def short_waits(environment: Mapping[str, str]) -> dict[str, str]:

@@ -92,14 +92,18 @@ def left_over(server: Served) -> list[str]:
     return [f"{name} is {server.metric(name):g}" for name in names if server.metric(name)]
 
 
-def report(ledger: Ledger, killer: Killer) -> None:
+def outcome_table(ledger: Ledger) -> Table:
     outcomes = sorted(ledger.by_outcome(), key=lambda outcome: -ledger.by_outcome()[outcome])
     table = Table("request", *outcomes, title=f"{ledger.total} requests, the slowest took {ledger.slowest:.1f} s")
     for kind in sorted({kind for kind, _ in ledger.outcomes}):
         table.add_row(kind, *(f"{ledger.outcomes[kind, outcome] or ''}" for outcome in outcomes))
     table.add_row("all", *(f"{ledger.by_outcome()[outcome]}" for outcome in outcomes))
+    return table
+
+
+def report(ledger: Ledger, killer: Killer) -> None:
     console = Console(width=160)
-    console.print(table)
+    console.print(outcome_table(ledger))
     if killer.away:
         median, worst = statistics.median(killer.away), max(killer.away)
         console.print(f"{len(killer.away)} engines killed, away for {median:.1f} s (median), {worst:.1f} s (worst)")

@@ -9,7 +9,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,7 +68,7 @@ class Ledger:
 class Mix:
     """A source of requests, drawn by chance; pictures are new ones more often than not."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, extra: Sequence[Callable[[], Ask]] = ()) -> None:
         self._chance = random.Random(seed)
         self._noise = np.random.default_rng(seed)
         self._known = [path.read_bytes() for path in sorted(PICTURES.glob("*.png"))]
@@ -85,6 +85,7 @@ class Mix:
             self._broken_picture: 2,
             self._too_long: 1,
             self._tokenized: 2,
+            **dict.fromkeys(extra, 2),
         }
         self._kinds, self._weights = list(kinds), list(kinds.values())
 
@@ -154,9 +155,11 @@ class Mix:
 class Clients:
     """So many clients, who ask one request after the other and note what became of it."""
 
-    def __init__(self, url: str, count: int, ledger: Ledger, seed: int = 0) -> None:
+    def __init__(
+        self, url: str, count: int, ledger: Ledger, seed: int = 0, extra: Sequence[Callable[[], Ask]] = ()
+    ) -> None:
         self._url, self._count, self.ledger = url, count, ledger
-        self._mix = Mix(seed)
+        self._mix = Mix(seed, extra)
         self.asked = 0
 
     async def run(self, goes_on: Callable[[], bool]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,17 +22,7 @@ from tilewise.bench.results import RunFacts, Saving, details, draw, failure_line
 from tilewise.bench.server_report import ServerReport
 from tilewise.bench.tokenizer import BenchTokenizer, LocalTokenizer, find_tokenizer
 from tilewise.console import progress_bar
-from tilewise.host import require_extra
-
-_WANTED = 65536
-
-
-def allow_many_open_files() -> None:
-    """Raise the limit of open files as far as the system lets a program, up to 65536."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _WANTED if hard == resource.RLIM_INFINITY else min(_WANTED, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+from tilewise.host import allow_many_open_files, require_extra
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from tilewise.console import set_up_logs
 from tilewise.engine.core import EngineCore
 from tilewise.engine.encode_core import EncodeCore
 from tilewise.errors import RankDied, TilewiseError
+from tilewise.host import offer_to_be_killed
 from tilewise.inputs.media.tile_memory import TileMemory
 from tilewise.remote.wire import (
     Abort,
@@ -47,6 +48,9 @@ from tilewise.remote.wire import (
 
 if TYPE_CHECKING:
     from tilewise.inputs.grammar import Grammars
+
+_KILLED_SOONER = 200
+"""How much sooner than the server an engine is killed when memory ends, of 1000: it is back in seconds."""
 
 
 class Inbox:
@@ -137,6 +141,7 @@ def main(end: socket, log_level: str, number: str, tiles: int) -> None:
     `number` is the engine's among several; `tiles` is the descriptor of the file of tiles.
     """
     set_up_logs(f"EngineCore_DP{number}", log_level)
+    offer_to_be_killed(_KILLED_SOONER)
     pipe = Pipe(end)
     try:
         launch: Launch = pipe.receive()

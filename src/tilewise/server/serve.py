@@ -19,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from tilewise.config import EngineConfig
 from tilewise.console import http_log_config
 from tilewise.errors import EngineDead, InvalidConfig
+from tilewise.host import allow_many_open_files
 from tilewise.ignored import LOG
 from tilewise.remote.engine import EngineProcess
 from tilewise.remote.wire import Build
@@ -71,6 +72,12 @@ class PatientProtocol(H11Protocol):
 
 
 logger = logging.getLogger("tilewise")
+_ACCEPTED_AT_ONCE, _WAITING_CONNECTIONS = 4, 4096
+"""Connections that the event loop accepts before it sees to others again, and those that wait for it in the kernel.
+
+asyncio has one number for both, with which a thousand clients who come at once are all accepted, read and parsed
+before anybody else's turn, which takes seconds.
+"""
 _ABORTED = 2.0  # seconds that streams have to say that they were aborted
 
 
@@ -97,6 +104,7 @@ async def _serve(
     routers: Sequence[Router] | None,
 ) -> int:
     started = time.perf_counter()
+    allow_many_open_files()
     if config.metrics_without_key:
         LOG.take(
             {"--metrics-without-key": "/metrics asks for no key unless --metrics-with-key says so"}, "tilewise serve"
@@ -163,6 +171,7 @@ def uvicorn_config(
         h11_max_incomplete_event_size=config.h11_max_incomplete_event_size,
         ws="none",
         lifespan="on",
+        backlog=_ACCEPTED_AT_ONCE,
         timeout_keep_alive=config.timeout_keep_alive,
         timeout_graceful_shutdown=1,  # answers have ended by then
         server_header=False,
@@ -187,6 +196,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(_WAITING_CONNECTIONS)
         self._log_started_message(sockets or [])
         self._context.on_give_up(self._end)
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.inputs.media.test_video import film
 from tests.served import until
-from tilewise.errors import Cancelled, InvalidMedia, InvalidRequest, TilewiseError
+from tilewise.errors import Cancelled, InvalidMedia, InvalidRequest, Overloaded, TilewiseError
 from tilewise.inputs.media.cache import CutPicture
 from tilewise.inputs.media.cut_worker import CutPictureJob
 from tilewise.inputs.media.cut_workers import MediaWorkers
@@ -247,6 +247,29 @@ def test_a_worker_that_crashes_costs_one_request_and_one_that_is_killed_none(pre
             cut(preparer[1], reader[1], content)
     assert f"ended with signal {number:d}" in caplog.text
     assert cut(preparer[1], reader[1], FILES["png"])
+
+
+def test_a_file_whose_processes_are_killed_twice_is_to_be_sent_later(preparer, reader, opener):
+    """The kernel has killed both, of which it is told to kill them before any other process of the server."""
+    opener._workers._borrow = stopped(opener._workers._borrow)
+    with pytest.raises(Overloaded, match="The process that opened a picture was killed, and so was the next one"):
+        cut(preparer[1], reader[1], saved(noise(seed=60), "PNG"))
+    del opener._workers._borrow
+    assert cut(preparer[1], reader[1], FILES["png"])
+
+
+def stopped(borrow):
+    """Return a `_borrow` whose workers are killed, as if there had been no memory."""
+
+    def taken(*args, **options):
+        worker = borrow(*args, **options)
+        if worker is not None:
+            score = Path(f"/proc/{worker.process}/oom_score_adj")
+            until(lambda: int(score.read_text()) == 1000)
+            os.kill(worker.process, signal.SIGKILL)
+        return worker
+
+    return taken
 
 
 def test_the_process_that_forks_others_is_replaced_too(preparer, reader, opener):

@@ -25,6 +25,7 @@ import numpy as np
 from PIL import AvifImagePlugin, Image, ImageCms
 
 from tilewise.errors import InvalidMedia, InvalidRequest, TilewiseError
+from tilewise.host import offer_to_be_killed
 from tilewise.ignored import Ignored
 from tilewise.inputs.media.fetch import decode_base64
 from tilewise.inputs.media.images import DAMAGE, UnopenedFile, further_frames, on_background, open_image, reason, to_rgb
@@ -38,6 +39,8 @@ _MEMORY_BYTES = 3 * 2**30
 """Bytes that a file may take beside the shared memory: the largest picture that Pillow opens, several times over."""
 _NICE = 5
 """Priority of this process: what has been opened is answered before more is opened."""
+_KILLED_FIRST = 1000
+"""This process is the one to be killed when memory ends, of all that the server has: its file is opened again."""
 _KEPT_BYTES = 64 * 2**20
 """Freed memory that this process keeps for its next picture."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
@@ -123,6 +126,7 @@ def work(link: Connection, file: int, form: TileForm, library: str | None) -> No
     worker = CutWorker(TileMemory(file, form), resizer(library), frames.append)
     if sys.platform != "win32":
         os.nice(_NICE)
+    offer_to_be_killed(_KILLED_FIRST)
     _keep_freed_memory()
     confine_this_process(None, memory=form.num_bytes + _MEMORY_BYTES, files=_highest_open_file() + 1, threads=True)
     while True:

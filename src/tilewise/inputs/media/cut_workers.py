@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from signal import SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGSEGV
 from typing import Any
 
-from tilewise.errors import Cancelled, InvalidMedia, TilewiseError
+from tilewise.errors import Cancelled, InvalidMedia, Overloaded, TilewiseError
 from tilewise.inputs.media.cut_worker import ERRORS, Job
 from tilewise.inputs.media.fork_server import ForkServer
 from tilewise.inputs.media.images import UnopenedFile
@@ -140,6 +140,11 @@ class MediaWorkers:
             logger.error("A process that opens media ended with %s, over %s; another takes its place.", how, name)
             if number not in _CRASHES and errand.may_repeat:
                 return False
+            if number == SIGKILL:
+                raise Overloaded(
+                    f"The process that opened {name} was killed, and so was the next one, as happens when memory is "
+                    "short: send the request again later, with a smaller picture, or give the server more memory."
+                ) from None
             raise _placed(
                 InvalidMedia(f"{name} ended the process that opened it: it is damaged. Save it anew, and send that."),
                 errand.job.file,
