@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,38 @@ def test_this_machine_has_memory(name):
 
 def test_free_is_never_more_than_there_is():
     assert CpuPlatform().free_memory() <= CpuPlatform().total_memory()
+
+
+RAISED = """
+import resource
+from tilewise.host import allow_many_open_files
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, {hard}))
+allow_many_open_files()
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+@pytest.mark.parametrize("hard", [300, 4096])
+def test_as_many_files_may_be_open_as_the_system_allows(hard):
+    code = RAISED.format(hard=hard)
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == f"{hard}\n"
+
+
+OFFERED = """
+from pathlib import Path
+from tilewise.host import offer_to_be_killed
+offer_to_be_killed(300)
+offer_to_be_killed({more})
+print(Path("/proc/self/oom_score_adj").read_text())
+"""
+
+
+@pytest.mark.parametrize("more", [200, 900])
+def test_a_process_is_offered_on_top_of_what_it_was_before(more):
+    score = Path("/proc/self/oom_score_adj")
+    had = int(score.read_text()) if score.exists() else 0
+    found = subprocess.run([sys.executable, "-c", OFFERED.format(more=more)], capture_output=True, text=True)
+    assert found.stdout.strip() == (f"{min(1000, had + 300 + more)}" if score.exists() else "")
 
 
 def test_an_extra_is_named_by_what_brings_it():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -25,6 +27,21 @@ def connected(live: Served) -> socket.socket:
 def said(connection: socket.socket) -> bytes:
     """All that comes until the server closes."""
     return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def test_hundreds_who_come_while_the_server_is_busy_wait_and_are_answered(live):
+    """The event loop accepts a few at a time; the others wait in the kernel, none is turned away."""
+    ask = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    os.kill(live.process.pid, signal.SIGSTOP)
+    try:
+        waiting = [connected(live) for _ in range(400)]
+        for connection in waiting:
+            connection.sendall(ask)
+    finally:
+        os.kill(live.process.pid, signal.SIGCONT)
+    assert {said(connection)[:12] for connection in waiting} == {b"HTTP/1.1 200"}
+    for connection in waiting:
+        connection.close()
 
 
 def chunks(count: int) -> Iterator[bytes]:
