@@ -53,6 +53,11 @@ def test_messages_of_harmony(text, reasoning, content, calls):
     assert [(call.name, call.arguments) for call in parts.calls] == calls
 
 
+def test_reasoning_behind_content_stays_behind_it_where_nobody_asked_to_have_it_apart():
+    text = "Hm.<|channel|>analysis<|message|>A word."
+    assert split_parts(text, PartsRule(reasoning=False, form="openai")).content == "Hm.A word."
+
+
 def test_channels_nobody_asked_to_be_told_apart():
     parts = split_parts(THOUGHT + FINAL, PartsRule(reasoning=False, form="openai"))
     assert (parts.reasoning, parts.content) == ("", "User asks: 2 + 2.2 + 2 = 4.")

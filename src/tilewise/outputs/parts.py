@@ -114,11 +114,12 @@ class ReasoningSplitter:
 class HarmonySplitter:
     """A reader of an answer that comes in pieces, control tokens written out; its output does not depend on the cuts.
 
-    `with_calls` is for answers in which functions may be called. Messages of one kind are joined by line breaks.
+    `with_calls` is for answers in which functions may be called. Reasoning that nobody asked to have apart is content
+    in its place. Messages of one kind are joined by line breaks.
     """
 
-    def __init__(self, with_calls: bool) -> None:
-        self._with_calls = with_calls
+    def __init__(self, with_calls: bool, with_reasoning: bool = True) -> None:
+        self._with_calls, self._with_reasoning = with_calls, with_reasoning
         self._held = ""
         self._in_header = False
         self._header = ""
@@ -195,7 +196,7 @@ class HarmonySplitter:
             line = "\n" if self._gap and self._kind in self._said else ""
             self._gap = False
             self._said.add(self._kind)
-            if self._kind == "reasoning":
+            if self._kind == "reasoning" and self._with_reasoning:
                 delta.reasoning += line + text
             else:
                 delta.content += line + text
@@ -230,7 +231,7 @@ class PartsSplitter:
     def __init__(self, rule: PartsRule) -> None:
         self._rule = rule
         harmony = rule.form == "openai"
-        self._harmony = HarmonySplitter(with_calls=rule.calls == "auto") if harmony else None
+        self._harmony = HarmonySplitter(rule.calls == "auto", rule.reasoning) if harmony else None
         self._reasoning = ReasoningSplitter(rule.opened) if rule.reasoning and not harmony else None
         self._calls = rule.reader()
 
@@ -252,12 +253,7 @@ class PartsSplitter:
         return PartsDelta(delta.reasoning, delta.content + content, [*delta.calls, *self._taken(calls)])
 
     def _split(self, found: PartsDelta) -> PartsDelta:
-        """Return the parts with calls told apart from the content.
-
-        Reasoning that nobody asked to have apart is content, as what stands between `<think>` tags is then.
-        """
-        if not self._rule.reasoning:
-            found = PartsDelta("", found.reasoning + found.content, found.calls)
+        """Return the parts with calls told apart from the content."""
         content, calls = self._calls.add(found.content)
         return PartsDelta(found.reasoning, content, self._taken([*found.calls, *calls]))
 
