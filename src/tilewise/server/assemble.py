@@ -8,7 +8,9 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import tilewise
 from tilewise.config import EngineConfig
+from tilewise.console import set_up_logs
 from tilewise.engine.counters import StatsLog
 from tilewise.entrypoints.setup import log_interval, media_reader
 from tilewise.environment import Environment
@@ -88,6 +90,23 @@ async def assemble(
     phases = {"files and tokenizer": read - started, "engine process": waited, **ready.seconds}
     context.phases = ", ".join(f"{name} {seconds:.2f}" for name, seconds in phases.items())
     return context
+
+
+async def assemble_on_node(engine: EngineConfig, config: ServerConfig, version: str, name: str) -> Context:
+    """Assemble a server in a process of Ray's, whose log lines begin with `name`.
+
+    Raises InvalidConfig if this node has not the caller's version of Tilewise, and what `assemble` raises.
+    """
+    if version != tilewise.__version__:
+        raise InvalidConfig(f"A node has tilewise {tilewise.__version__}, and not {version}: install the same.")
+    set_up_logs(name, Environment.here().logging_level)
+    process = EngineProcess()
+    try:
+        return await assemble(engine, config, process)
+    except BaseException:
+        process.kill()
+        process.pipe.close()
+        raise
 
 
 def tracing_of(engine: EngineConfig, config: ServerConfig) -> Tracing | None:
