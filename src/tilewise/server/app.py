@@ -33,20 +33,20 @@ ROUTERS = (chat.router, completions.router, responses.router, tokenize.router, i
 """The routes of every server of a model."""
 
 
-def routers_of(config: ServerConfig) -> tuple[Router, ...]:
-    """Return a server's routes; vLLM's variable VLLM_SERVER_DEV_MODE adds vLLM's routes for developers."""
-    tokenizer = (information.tokenizer_router,) if config.enable_tokenizer_info_endpoint else ()
-    developers = Environment.here().developer_routes
-    return (*ROUTERS, *tokenizer, *((information.developer_router,) if developers else ()))
-
-
 UI_PATH = "/ui"
 
 
-def create_app(context: Context, routers: Sequence[Router] | None = None, port: int | None = None) -> ASGIApp:
+def routers_of(config: ServerConfig) -> tuple[Router, ...]:
+    """Return a server's routes; vLLM's variable VLLM_SERVER_DEV_MODE adds vLLM's routes for developers."""
+    tokenizer = (information.tokenizer_router,) if config.enable_tokenizer_info_endpoint else ()
+    developers = (information.developer_router,) if Environment.here().developer_routes else ()
+    return (*ROUTERS, *tokenizer, *developers)
+
+
+def create_app(context: Context, routers: Sequence[Router] | None = None) -> ASGIApp:
     """Return a server's application with the routes of `routers`; None = those that its options ask for.
 
-    With the option `ui`, the web chat asks this server at its address and `port`. Raises InvalidConfig without gradio.
+    With the option `ui`, the web chat asks this server at its address. Raises InvalidConfig without gradio.
 
     A request passes HttpCounter, RequestGuard, CORS and, where spans are sent, TraceContext on its way to a route.
     """
@@ -64,7 +64,7 @@ def create_app(context: Context, routers: Sequence[Router] | None = None, port: 
         from tilewise.ui.app import mount
         from tilewise.ui.servers import Servers
 
-        mount(app, Servers((own_url(config, port),)), UI_PATH)
+        mount(app, Servers((f"{config.url}/v1",)), UI_PATH)
     app.add_exception_handler(HTTPException, routing_error(api_routes(routers)))
     if context.service.tracing is not None:
         app.add_middleware(TraceContext)
@@ -90,13 +90,6 @@ def _guarded(app: ASGIApp, config: ServerConfig, open_paths: Sequence[str]) -> R
         max_headers=config.h11_max_header_count,
         echo_request_id=config.enable_request_id_headers,
     )
-
-
-def own_url(config: ServerConfig, port: int | None = None) -> str:
-    """Return the address of the API for whoever asks from this machine; `port` in place of one that was not chosen."""
-    host = (config.host or "0.0.0.0").strip("[]")
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{config.port if port is None else port}/v1"
 
 
 @asynccontextmanager

@@ -295,8 +295,8 @@ def _check(body: dict[str, Any]) -> None:
 
     It is walked level by level, without recursion, so that no nesting ends this process.
     """
-    level: list[Any] = [body]
-    for _ in range(MAX_DEPTH):
+    level, depth = list[Any]([body]), 0
+    while level:
         inner: list[Any] = []
         for item in level:
             if isinstance(item, dict):
@@ -306,14 +306,9 @@ def _check(body: dict[str, Any]) -> None:
                 inner += item
             elif isinstance(item, str):
                 _check_text(item)
-        level = inner
-        if not level:
-            return
-    if any(isinstance(item, (dict, list)) for item in level):
-        raise _too_deep()
-    for item in level:
-        if isinstance(item, str):
-            _check_text(item)
+            if depth == MAX_DEPTH and isinstance(item, (dict, list)):
+                raise _too_deep()
+        level, depth = inner, depth + 1
 
 
 def _check_text(text: str) -> None:
