@@ -75,10 +75,25 @@ class RequestTimes(TypedDict, total=False):
     tokens_per_second: float
 
 
-class Timed(TypedDict):
-    """An answer, or a chunk of one, that may say how long its request took."""
+class CompletionHead(TypedDict):
+    """The part that all answers of chat and text completions have, and their chunks."""
 
+    id: str
+    created: int
+    model: str
     metrics: NotRequired[RequestTimes]
+    """Present under --enable-per-request-metrics, where there is one answer."""
+
+
+class WholeCompletion(CompletionHead):
+    service_tier: None
+    system_fingerprint: None
+    usage: UsageCounts
+    kv_transfer_params: None
+
+
+class CompletionChunk(CompletionHead):
+    usage: NotRequired[UsageCounts]
 
 
 def request_times(output: RequestOutput) -> RequestTimes:

@@ -94,7 +94,9 @@ def _guarded(app: ASGIApp, config: ServerConfig, open_paths: Sequence[str]) -> R
 
 @asynccontextmanager
 async def _lifespan(context: Context, routers: Sequence[Router], _: FastAPI) -> AsyncIterator[None]:
-    _log_routes(routers)
+    logger.info("Available routes are:")  # in the words of vLLM's log
+    for route in api_routes(routers):
+        logger.info("Route: %s, Methods: %s", route.path, ", ".join(sorted(route.methods or ())))
     ticking = asyncio.create_task(context.tick())
     yield
     ticking.cancel()
@@ -116,10 +118,3 @@ def openapi_document(
     operations = {name: operation for router in routers for name, operation in router.operations.items()}
     found = document(api_routes(routers), operations, keys=keys, open_paths=open_paths)
     return {**found, "servers": [{"url": root_path}]} if root_path else found
-
-
-def _log_routes(routers: Sequence[Router]) -> None:
-    """Log every route in the words of vLLM's log."""
-    logger.info("Available routes are:")
-    for route in api_routes(routers):
-        logger.info("Route: %s, Methods: %s", route.path, ", ".join(sorted(route.methods or ())))

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-from pydantic import ConfigDict
-
 from tilewise.server import openapi_bodies
 from tilewise.server.body import Body, Field, Given, fields_of, inert, refused, works
 from tilewise.server.chat.tools import FlatTool, Tool, ToolChoice
@@ -230,8 +228,6 @@ class TextFormat(Given):
     description: str | None = None
     schema_: dict[str, Any] | None = None
     strict: bool | None = None
-
-    model_config = ConfigDict(alias_generator=lambda name: name.rstrip("_"))
 
 
 class TextOptions(Given):

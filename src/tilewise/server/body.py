@@ -96,9 +96,14 @@ class UnknownFields:
 
 
 class Given(BaseModel):
-    """An object of a request body. Scalars are read as pydantic's lax mode reads them (`10.0`, `"0.5"`), as in vLLM."""
+    """An object of a request body. Scalars are read as pydantic's lax mode reads them (`10.0`, `"0.5"`), as in vLLM.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    A field whose name is one of pydantic's own methods has an underscore behind it, which JSON has not.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, alias_generator=lambda name: name.rstrip("_")
+    )
 
 
 def works(note: str, default: Any = None) -> Any:

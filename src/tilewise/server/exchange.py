@@ -89,7 +89,9 @@ async def exchange(raw: Request, work: Work) -> Response:
 
     try:
         with service.counted():
-            response = await unless_client_leaves(raw.receive, answer(await _received(raw)))
+            # Not Request.body, which is kept with the request.
+            data = b"".join([piece async for piece in raw.stream()])
+            response = await unless_client_leaves(raw.receive, answer(data))
     except (ClientLeft, ClientDisconnect):  # the latter, before the body had come
         return Response(status_code=_CLIENT_LEFT)
     except Exception as error:  # of whatever kind: a client gets the API's error body, and the log the rest
@@ -98,11 +100,6 @@ async def exchange(raw: Request, work: Work) -> Response:
         response.headers[IGNORED_HEADER] = ignored_header(ignored.names)
         service.note_ignored(ignored, raw.url.path)
     return response
-
-
-async def _received(raw: Request) -> bytes:
-    """Return a request's body; unlike `Request.body` it is not kept with the request. Raises ClientDisconnect."""
-    return b"".join([piece async for piece in raw.stream()])
 
 
 def ignored_header(names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from tilewise.errors import InvalidField, InvalidRequest, TooLong
 from tilewise.inputs.prepare import Preparer
@@ -36,8 +36,6 @@ class JsonSchema(Given):
     schema_: dict[str, Any] | None = None
     strict: bool | None = None
 
-    model_config = ConfigDict(alias_generator=lambda name: name.rstrip("_"))
-
 
 class ResponseFormat(Given):
     """OpenAI's three types; llama.cpp's `schema` beside json_object; vLLM's structural_tag; LMDeploy's regex_schema."""
@@ -50,8 +48,6 @@ class ResponseFormat(Given):
     format: dict[str, Any] | None = None
     regex_schema: str | None = None
 
-    model_config = ConfigDict(alias_generator=lambda name: name.rstrip("_"))
-
 
 class StructuredOutputs(Given):
     json_: dict[str, Any] | str | None = None
@@ -63,8 +59,6 @@ class StructuredOutputs(Given):
     whitespace_pattern: str | None = None
     disable_any_whitespace: bool | None = None
     disable_additional_properties: bool | None = None
-
-    model_config = ConfigDict(alias_generator=lambda name: name.rstrip("_"))
 
 
 class GenerationFields(Body):

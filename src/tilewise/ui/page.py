@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from tilewise.ui.chat_tab import MOST_BYTES, PICTURES, ChatTab, PageHead
+from tilewise.ui.chat_tab import MOST_BYTES, PICTURES, ChatTab
 from tilewise.ui.compare_tab import CompareTab
 from tilewise.ui.servers import Servers
 from tilewise.ui.status_tab import StatusTab
@@ -26,7 +26,7 @@ def build_page(servers: Servers) -> tuple[gr.Blocks, dict[str, Any]]:
             model = gr.Dropdown([], label=words("model"), elem_id="model", scale=2, allow_custom_value=False)
             key = gr.Textbox(label=words("key"), type="password", elem_id="key", scale=1)
         with gr.Tab(words("chat")) as chat:
-            talk = ChatTab(servers, words, PageHead(model, key), examples())
+            talk = ChatTab(servers, words, model, key, examples())
         with gr.Tab(words("compare")) as comparing:
             compared = CompareTab(servers, words, key)
         with gr.Tab(words("status")) as opened:

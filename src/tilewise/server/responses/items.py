@@ -137,8 +137,8 @@ class ResponseObject(Repeated):
     """Violations of the schema of which `strict: true` was asked; absent if there are none."""
 
 
-class Event(TypedDict):
-    """An event without its number."""
+class UnnumberedEvent(TypedDict):
+    """An event before a stream has given it its number."""
 
     type: EventType
     response: NotRequired[ResponseObject]
@@ -154,7 +154,7 @@ class Event(TypedDict):
     arguments: NotRequired[str]
 
 
-class ResponseEvent(Event):
+class ResponseEvent(UnnumberedEvent):
     """An event of a stream, whose fields depend on its type."""
 
     sequence_number: int
@@ -163,7 +163,7 @@ class ResponseEvent(Event):
 def response_object(
     call: ResponseCall, status: ResponseStatus, output: list[OutputItem], usage: ResponseUsage | None = None
 ) -> ResponseObject:
-    reply, sampling, said = call.chat.reply, call.chat.sampling, call.said
+    reply, sampling = call.chat.reply, call.chat.sampling
     return {
         "id": call.id,
         "object": "response",
@@ -182,15 +182,7 @@ def response_object(
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_logprobs": max(sampling.logprobs or 0, 0),
-        "instructions": said["instructions"],
-        "max_output_tokens": said["max_output_tokens"],
-        "metadata": said["metadata"],
-        "parallel_tool_calls": said["parallel_tool_calls"],
-        "reasoning": said["reasoning"],
-        "text": said["text"],
-        "tool_choice": said["tool_choice"],
-        "tools": said["tools"],
-        "user": said["user"],
+        **call.said,  # type: ignore[typeddict-item]  # mypy: it might have further keys
     }
 
 
@@ -229,24 +221,24 @@ class OpenItem(ABC):
     @abstractmethod
     def item(self, status: ItemStatus) -> OutputItem: ...
 
-    def opening(self) -> list[Event]:
+    def opening(self) -> list[UnnumberedEvent]:
         return [self._told("response.output_item.added", self.item("in_progress"))]
 
-    def grow(self, text: str, logprobs: list[ChosenScore]) -> Event:
+    def grow(self, text: str, logprobs: list[ChosenScore]) -> UnnumberedEvent:
         """Add text and return its event. Log-probabilities are reported of the answer's text alone."""
         self.text += text
         return self.place({"type": self.grown, "delta": text})
 
-    def closing(self, status: ItemStatus) -> list[Event]:
+    def closing(self, status: ItemStatus) -> list[UnnumberedEvent]:
         whole = self.place({"type": self.whole, "text": self.text})
         return [whole, self._told("response.output_item.done", self.item(status))]
 
-    def place(self, event: Event) -> Event:
+    def place(self, event: UnnumberedEvent) -> UnnumberedEvent:
         """Add to an event where in the response its text stands."""
         event.update({"item_id": self.id, "output_index": self.index, "content_index": 0})
         return event
 
-    def _told(self, kind: EventType, item: OutputItem) -> Event:
+    def _told(self, kind: EventType, item: OutputItem) -> UnnumberedEvent:
         return {"type": kind, "output_index": self.index, "item": item}
 
 
@@ -259,7 +251,7 @@ class OpenText(OpenItem):
         super().__init__("msg", index)
         self._logprobs: list[ChosenScore] = []
 
-    def opening(self) -> list[Event]:
+    def opening(self) -> list[UnnumberedEvent]:
         empty: MessageItem = {**self.item("in_progress"), "content": []}
         part: OutputText = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         return [
@@ -267,11 +259,11 @@ class OpenText(OpenItem):
             self.place({"type": "response.content_part.added", "part": part}),
         ]
 
-    def grow(self, text: str, logprobs: list[ChosenScore]) -> Event:
+    def grow(self, text: str, logprobs: list[ChosenScore]) -> UnnumberedEvent:
         self._logprobs += logprobs
         return {**super().grow(text, logprobs), "logprobs": logprobs}
 
-    def closing(self, status: ItemStatus) -> list[Event]:
+    def closing(self, status: ItemStatus) -> list[UnnumberedEvent]:
         whole, done = super().closing(status)
         part = self.place({"type": "response.content_part.done", "part": self._part()})
         return [{**whole, "logprobs": self._logprobs}, part, done]
@@ -311,11 +303,12 @@ class OpenCall(OpenItem):
         super().__init__("fc", index)
         self._call_id, self._name = _new_id("call"), name
 
-    def closing(self, status: ItemStatus) -> list[Event]:
-        done: Event = {"type": "response.function_call_arguments.done", "name": self._name, "arguments": self.text}
-        return [self.place(done), self._told("response.output_item.done", self.item(status))]
+    def closing(self, status: ItemStatus) -> list[UnnumberedEvent]:
+        kind: EventType = "response.function_call_arguments.done"
+        done = self.place({"type": kind, "name": self._name, "arguments": self.text})
+        return [done, self._told("response.output_item.done", self.item(status))]
 
-    def place(self, event: Event) -> Event:
+    def place(self, event: UnnumberedEvent) -> UnnumberedEvent:
         event.update({"item_id": self.id, "output_index": self.index})
         return event
 
