@@ -182,6 +182,11 @@ def checked_reason(reason: str | None) -> Finish | None:
     return cast(Finish | None, reason)
 
 
+class SchemaChecked(TypedDict):
+    schema_errors: NotRequired[list[str]]
+    """Violations of the schema of which `strict: true` was asked; absent if there are none."""
+
+
 class TokenScore(TypedDict):
     token: str
     logprob: float

@@ -49,6 +49,16 @@ def inert(name: str, note: str, *harmless: Any) -> Field:
     return Field(name, "no effect", note, harmless)
 
 
+def all_refused(note: str, **harmless: Any) -> tuple[Field, ...]:
+    """Return fields that are refused for the same reason, each with its harmless value."""
+    return tuple(refused(name, note, value) for name, value in harmless.items())
+
+
+def all_inert(note: str, *names: str) -> tuple[Field, ...]:
+    """Return fields that have no effect for the same reason."""
+    return tuple(inert(name, note) for name in names)
+
+
 MAX_UNKNOWN = 64
 """Most different unknown names of a request; each is compared with all known ones, which takes time."""
 _WHY = "no such field is known here"

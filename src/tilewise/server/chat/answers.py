@@ -18,6 +18,7 @@ from tilewise.server.answers import (
     Explanation,
     Finish,
     PromptScores,
+    SchemaChecked,
     Scores,
     StopReason,
     WholeCompletion,
@@ -63,15 +64,13 @@ class ChatMessage(TypedDict):
     """Present where return_boxes asks for them."""
 
 
-class ChatChoice(TypedDict):
+class ChatChoice(SchemaChecked):
     index: int
     message: ChatMessage
     logprobs: ChatScores | None
     finish_reason: Finish
     stop_reason: StopReason
     token_ids: list[int] | None
-    schema_errors: NotRequired[list[str]]
-    """Violations of the schema of which `strict: true` was asked; absent if there are none."""
 
 
 class ChatCompletion(WholeCompletion):
@@ -106,15 +105,13 @@ class ChatDelta(TypedDict):
     """All boxes of the answer, with its last chunk, where return_boxes asks for them."""
 
 
-class ChatChunkChoice(TypedDict):
+class ChatChunkChoice(SchemaChecked):
     index: int
     delta: ChatDelta
     logprobs: ChatScores | None
     finish_reason: Finish | None
     stop_reason: NotRequired[StopReason]
     token_ids: NotRequired[list[int]]
-    schema_errors: NotRequired[list[str]]
-    """Violations of the schema of which `strict: true` was asked; absent if there are none."""
 
 
 class ChatChunk(CompletionChunk):

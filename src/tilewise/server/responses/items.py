@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from tilewise.server.answers import ChosenScore
+from tilewise.server.answers import ChosenScore, SchemaChecked
 from tilewise.server.responses.call import Repeated, ResponseCall
 from tilewise.types import Usage
 
@@ -111,7 +111,7 @@ class RawMessage(TypedDict):
     tokens: list[int]
 
 
-class ResponseObject(Repeated):
+class ResponseObject(Repeated, SchemaChecked):
     """Beside the answer, it repeats what the request said."""
 
     id: str
@@ -133,8 +133,6 @@ class ResponseObject(Repeated):
     top_logprobs: int
     input_messages: NotRequired[list[RawMessage]]
     output_messages: NotRequired[list[RawMessage]]
-    schema_errors: NotRequired[list[str]]
-    """Violations of the schema of which `strict: true` was asked; absent if there are none."""
 
 
 class UnnumberedEvent(TypedDict):

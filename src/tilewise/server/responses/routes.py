@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from tilewise.errors import TilewiseError
 from tilewise.ignored import Ignored
 from tilewise.server.bodies import ResponsesBody
-from tilewise.server.chat.routes import prepared, schema_errors
+from tilewise.server.chat.routes import check_schema, prepared
 from tilewise.server.context import Context, context_of
 from tilewise.server.exchange import EventStream, Router, named_event, refusal
 from tilewise.server.openapi import GENERATION, Operation
@@ -127,8 +127,7 @@ class Making:
                 events = [event for piece in pieces for event in self._stream.take(piece, self._group.usage)]
                 if self._stream.response["status"] == "completed":
                     answer = self._group.output().outputs[0]
-                    if faults := await schema_errors(self._call.chat, answer, self._context.service):
-                        self._stream.response["schema_errors"] = faults
+                    await check_schema(self._stream.response, self._call.chat, answer, self._context.service)
                 yield events
         output, response = self._group.output(), self._stream.response
         if self._call.raw_messages:
