@@ -183,7 +183,8 @@ def _pruned(models: Models, path: str, value: Any, unknown: UnknownFields) -> An
     for key, inner in value.items():
         if key in known:
             if inner is not None:
-                kept[key] = _pruned(_all_of(models, known[key]), f"{path}.{key}", inner, unknown)
+                deeper = tuple(found for model in models for found in _models_of(model, known[key]))
+                kept[key] = _pruned(deeper, f"{path}.{key}", inner, unknown)
         elif inner is not None and path in _FORMS:
             raise unknown.refusal(f"{path}.{key}", known, path)
         elif inner is not None or unknown.strict:
@@ -195,10 +196,6 @@ def _pruned(models: Models, path: str, value: Any, unknown: UnknownFields) -> An
 def _keys(model: type[BaseModel]) -> dict[str, str]:
     """Return, by the fields' names in JSON, their names in the class."""
     return {field.alias or name: name for name, field in model.model_fields.items()}
-
-
-def _all_of(models: Models, name: str) -> Models:
-    return tuple(found for model in models for found in _models_of(model, name))
 
 
 @cache
