@@ -7,10 +7,8 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
@@ -23,7 +21,7 @@ from tilewise.server.config import ServerConfig
 from tilewise.server.context import Context
 from tilewise.server.exchange import IGNORED_HEADER, Router
 from tilewise.server.middleware import ALWAYS_OPEN, OPEN, HttpCounter, RequestGuard
-from tilewise.server.openapi import document, pages
+from tilewise.server.openapi import api_routes, document, pages
 from tilewise.server.problems import routing_error
 from tilewise.server.responses import routes as responses
 from tilewise.server.tracing import TraceContext
@@ -31,7 +29,6 @@ from tilewise.server.tracing import TraceContext
 logger = logging.getLogger("tilewise")
 ROUTERS = (chat.router, completions.router, responses.router, tokenize.router, information.router)
 """The routes of every server of a model."""
-
 
 UI_PATH = "/ui"
 
@@ -57,9 +54,10 @@ def create_app(context: Context, routers: Sequence[Router] | None = None) -> ASG
         app.include_router(router)
     open_paths = ALWAYS_OPEN if config.metrics_with_key else OPEN
     if not config.disable_fastapi_docs:
-        app.include_router(
-            pages(partial(openapi_document, routers, open_paths, bool(config.api_key), config.root_path))
+        describe = partial(
+            document, routers, keys=bool(config.api_key), open_paths=open_paths, root_path=config.root_path
         )
+        app.include_router(pages(describe))
     if config.ui:
         from tilewise.ui.app import mount
         from tilewise.ui.servers import Servers
@@ -105,16 +103,3 @@ async def _lifespan(context: Context, routers: Sequence[Router], _: FastAPI) -> 
     if context.store is not None:
         context.store.close()
     context.service.close()
-
-
-def api_routes(routers: Sequence[Router] = ROUTERS) -> list[APIRoute]:
-    return [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
-
-
-def openapi_document(
-    routers: Sequence[Router] = ROUTERS, open_paths: Sequence[str] = OPEN, keys: bool = False, root_path: str = ""
-) -> dict[str, Any]:
-    """Return the OpenAPI document. With `root_path`, the pages that show it send their requests below that path."""
-    operations = {name: operation for router in routers for name, operation in router.operations.items()}
-    found = document(api_routes(routers), operations, keys=keys, open_paths=open_paths)
-    return {**found, "servers": [{"url": root_path}]} if root_path else found
