@@ -169,7 +169,8 @@ def check_template_options(options: dict[str, Any] | None, ignored: Ignored) -> 
 
     Raises InvalidField for what would be another template, or a near miss.
     """
-    for name in options or {}:
+    options = options or {}
+    for name in options:
         if name in _RESERVED or name.startswith("_"):
             raise InvalidField(
                 "chat_template_kwargs", f"chat_template_kwargs may not set {name}, which is reserved: leave it out."
@@ -179,14 +180,14 @@ def check_template_options(options: dict[str, Any] | None, ignored: Ignored) -> 
                 "chat_template_kwargs",
                 f"chat_template_kwargs has no {name[:80]!r}. Did you mean enable_thinking? Leave it out otherwise.",
             )
-    others = [name for name in options or {} if name != "enable_thinking" and (options or {})[name] is not None]
+    others = [name for name, value in options.items() if name != "enable_thinking" and value is not None]
     if len(others) > MAX_UNKNOWN:
         raise InvalidField(
             "chat_template_kwargs", f"chat_template_kwargs has {len(others)} names, the most are {MAX_UNKNOWN}."
         )
     for name in others:
         ignored.add(f"chat_template_kwargs.{name}", "the built-in templates know enable_thinking and nothing else")
-    value = (options or {}).get("enable_thinking")
+    value = options.get("enable_thinking")
     if value is not None and not isinstance(value, bool):
         raise InvalidField("chat_template_kwargs", f"enable_thinking must be true or false, got {value!r:.80}.")
     return value
@@ -228,10 +229,11 @@ def thinking_of(fields: ChatBody | TokenizeBody, served: ServedModel, ignored: I
     if len(set(asked.values())) > 1:
         raise InvalidField(next(iter(asked)), f"{' and '.join(asked)} contradict each other: send one of them.")
     thinking = next(iter(asked.values()), served.thinking)
-    why = _without_thinking(fields.messages or (), served) if thinking else None
-    for name in asked if why else ():
-        ignored.add(f"{name}.enable_thinking" if name == "chat_template_kwargs" else name, why or "")
-    return thinking if why is None else False
+    if not thinking or (why := _without_thinking(fields.messages or (), served)) is None:
+        return thinking
+    for name in asked:
+        ignored.add(f"{name}.enable_thinking" if name == "chat_template_kwargs" else name, why)
+    return False
 
 
 def _without_thinking(messages: Sequence[dict[str, Any]], served: ServedModel) -> str | None:

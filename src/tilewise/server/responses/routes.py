@@ -93,8 +93,7 @@ class Making:
                 yield b"".join(map(named_event, self._stream.opening()))
                 async with service.deadline(self._request.arrival), aclosing(self._steps()) as steps:
                     async for events in steps:
-                        if events:
-                            yield b"".join(map(named_event, events))
+                        yield b"".join(map(named_event, events))
                 if self._keep is not None:
                     self._keep(self._stream.response)
             except Exception as error:  # of whatever kind: the status has been sent, so the stream has to say it
