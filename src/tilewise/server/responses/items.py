@@ -210,11 +210,13 @@ def _new_id(kind: str) -> str:
 class OpenItem(ABC):
     """An item that grows by what the model writes."""
 
+    prefix: ClassVar[str]
+    """The beginning of an item's id."""
     grown: ClassVar[EventType]
     whole: ClassVar[EventType]
 
-    def __init__(self, kind: str, index: int) -> None:
-        self.id, self.index, self.text = _new_id(kind), index, ""
+    def __init__(self, index: int) -> None:
+        self.id, self.index, self.text = _new_id(self.prefix), index, ""
 
     @abstractmethod
     def item(self, status: ItemStatus) -> OutputItem: ...
@@ -243,10 +245,11 @@ class OpenItem(ABC):
 class OpenText(OpenItem):
     """A message, whose text is the answer's."""
 
+    prefix = "msg"
     grown, whole = "response.output_text.delta", "response.output_text.done"
 
     def __init__(self, index: int) -> None:
-        super().__init__("msg", index)
+        super().__init__(index)
         self._logprobs: list[ChosenScore] = []
 
     def opening(self) -> list[UnnumberedEvent]:
@@ -276,10 +279,8 @@ class OpenText(OpenItem):
 class OpenReasoning(OpenItem):
     """A reasoning item: what the model thinks before it answers."""
 
+    prefix = "rs"
     grown, whole = "response.reasoning_text.delta", "response.reasoning_text.done"
-
-    def __init__(self, index: int) -> None:
-        super().__init__("rs", index)
 
     def item(self, status: ItemStatus) -> ReasoningItem:
         return {
@@ -295,10 +296,11 @@ class OpenReasoning(OpenItem):
 class OpenCall(OpenItem):
     """A call of a function, whose text is its arguments."""
 
+    prefix = "fc"
     grown = "response.function_call_arguments.delta"
 
     def __init__(self, index: int, name: str) -> None:
-        super().__init__("fc", index)
+        super().__init__(index)
         self._call_id, self._name = _new_id("call"), name
 
     def closing(self, status: ItemStatus) -> list[UnnumberedEvent]:
