@@ -61,12 +61,7 @@ class Replica:
             await context.replicas.close()
 
 
-def deployment(
-    engine: EngineConfig,
-    server: ServerConfig,
-    replicas: int | tuple[int, int],
-    cpus: float,
-) -> Any:
+def deployment(engine: EngineConfig, server: ServerConfig, replicas: int | tuple[int, int], cpus: float) -> Any:
     """Return an application of Serve, with a number of replicas, or as many as its load needs between two numbers.
 
     `cpus` are the CPUs of each replica, and the threads of its engine as well.
