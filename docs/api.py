@@ -9,9 +9,10 @@ from pathlib import Path
 
 from docs.compatibility import section
 
-from tilewise.server.app import api_routes
+from tilewise.server.app import ROUTERS
 from tilewise.server.bodies import BODIES, EncodeBody
 from tilewise.server.body import Body, Field, fields_of
+from tilewise.server.openapi import api_routes
 
 PAGE = Path(__file__).parent / "api.md"
 INTRODUCTION = """\
@@ -76,7 +77,7 @@ def page() -> str:
 
 def _routes() -> list[tuple[str, str, str]]:
     found = []
-    for route in api_routes():
+    for route in api_routes(ROUTERS):
         methods, about = ", ".join(sorted(route.methods or ())), (route.endpoint.__doc__ or "").strip()
         found.append((f"`{route.path}`", methods, about))
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -12,6 +13,7 @@ from tilewise.errors import EngineDead
 from tilewise.jobs.feed import TaskClient
 from tilewise.jobs.input import InputLine, Task
 from tilewise.jobs.output import BatchResult
+from tilewise.jobs.server import post
 
 Decide = Callable[[str, int], int]
 
@@ -26,11 +28,12 @@ class App:
         self.inside: list[int] = []
 
     async def __call__(self, scope, receive, send) -> None:
-        message = await receive()
-        assert not message.get("more_body")
-        headers = dict(scope["headers"])
-        assert int(headers[b"content-length"]) == len(message["body"])
-        prompt, name = json.loads(message["body"])["prompt"], headers[b"x-request-id"].decode()
+        headers, data = dict(scope["headers"]), b""
+        while (message := await receive()).get("more_body"):
+            data += message["body"]
+        data += message["body"]
+        assert int(headers[b"content-length"]) == len(data)
+        prompt, name = json.loads(data)["prompt"], headers[b"x-request-id"].decode()
         attempt = int(name.rpartition("-")[2])
         self.asked.append((prompt, name))
         self.inside.append(attempt)
@@ -53,7 +56,7 @@ async def ready() -> None:
 
 def ask(app: App, *prompts: str, retries: int = 3) -> list[BatchResult]:
     async def all_of_them() -> list[BatchResult]:
-        client = TaskClient(app, ready, retries)
+        client = TaskClient(partial(post, app), ready, retries)
         tasks = [Task(prompt, "/x", json.dumps({"prompt": prompt}).encode()) for prompt in prompts]
         return await asyncio.gather(*(client(InputLine(n, b"", 0, 5, n), task) for n, task in enumerate(tasks, 1)))
 
@@ -112,5 +115,5 @@ def test_without_an_engine_nothing_is_asked():
 
     app = App(lambda *_: 200)
     with pytest.raises(EngineDead):
-        asyncio.run(TaskClient(app, never, 3)(InputLine(1, b"", 0, 5, 1), Task("a", "/x", b"{}")))
+        asyncio.run(TaskClient(partial(post, app), never, 3)(InputLine(1, b"", 0, 5, 1), Task("a", "/x", b"{}")))
     assert app.asked == []

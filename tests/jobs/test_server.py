@@ -6,11 +6,11 @@ import asyncio
 import json
 import logging
 
+import httpx
 import pytest
 
 from tilewise.config import EngineConfig
 from tilewise.errors import EngineDead, InvalidConfig
-from tilewise.jobs.feed import AsgiReply, post
 from tilewise.jobs.server import ClusterServer, EngineActor, EngineLost
 from tilewise.server.config import ServerConfig
 
@@ -29,12 +29,12 @@ class FakeEngine:
         if self.reason:
             raise InvalidConfig(self.reason)
 
-    async def ask(self, path: str, body: bytes, request_id: str) -> AsgiReply:
+    async def post(self, path: str, body: bytes, request_id: str) -> httpx.Response:
         await asyncio.sleep(0)
         if self.lost:
             self.gone.set()
             raise EngineLost("ActorDiedError")
-        return AsgiReply(200, {}, bytearray(self.name, "utf-8"))
+        return httpx.Response(200, text=self.name)
 
     async def stay(self) -> None:
         await self.gone.wait()
@@ -55,7 +55,7 @@ class HereEngine(EngineActor):
         self.local.parts.service.close()
 
 
-async def asked(engines: list, *, restarts: int = 3, requests: int = 1) -> list[AsgiReply]:
+async def asked(engines: list, *, restarts: int = 3, requests: int = 1) -> list[httpx.Response]:
     """The answers of a cluster that makes these engines, one behind the other."""
     left = iter(engines)
     config = ServerConfig.of(max_engine_restarts=restarts)
@@ -67,7 +67,7 @@ async def asked(engines: list, *, restarts: int = 3, requests: int = 1) -> list[
             await asyncio.sleep(0.01)
         body = json.dumps({"prompt": "one two", "max_tokens": 2}).encode()
         names = [f"request-{number}" for number in range(requests)]
-        return await asyncio.gather(*(post(cluster.app, "/v1/completions", body, name) for name in names))
+        return await asyncio.gather(*(cluster.post("/v1/completions", body, name) for name in names))
     finally:
         for task in keeping:
             task.cancel()
@@ -75,14 +75,14 @@ async def asked(engines: list, *, restarts: int = 3, requests: int = 1) -> list[
 
 
 def test_an_engine_that_cannot_start_is_named_and_left_out(caplog, monkeypatch):
-    monkeypatch.setattr("tilewise.jobs.server.set_up_logs", lambda *_: None)
+    monkeypatch.setattr("tilewise.server.assemble.set_up_logs", lambda *_: None)
     caplog.set_level(logging.ERROR)
 
-    async def both() -> list[AsgiReply]:
+    async def both() -> list[httpx.Response]:
         return await asked([FakeEngine("10.0.0.2", "No space for the model."), HereEngine()])
 
     [reply] = asyncio.run(both())
-    assert (reply.status, json.loads(reply.body)["usage"]["completion_tokens"]) == (200, 2)
+    assert (reply.status_code, reply.json()["usage"]["completion_tokens"]) == (200, 2)
     assert caplog.messages == ["An engine on 10.0.0.2 cannot start, and is left out: No space for the model."]
 
 
@@ -95,19 +95,19 @@ def test_with_no_engine_left_the_run_ends_with_the_reason_of_the_last():
 
 
 def test_requests_go_where_the_fewest_are():
-    async def two() -> list[AsgiReply]:
+    async def two() -> list[httpx.Response]:
         return await asked([FakeEngine("one"), FakeEngine("two")], requests=6)
 
-    assert sorted(bytes(reply.body) for reply in asyncio.run(two())) == [b"one"] * 3 + [b"two"] * 3
+    assert sorted(reply.content for reply in asyncio.run(two())) == [b"one"] * 3 + [b"two"] * 3
 
 
 def test_what_a_lost_engine_was_asked_may_be_asked_again(caplog):
-    async def one() -> list[AsgiReply]:
+    async def one() -> list[httpx.Response]:
         return await asked([FakeEngine("one", lost=True)])
 
     [reply] = asyncio.run(one())
-    assert (reply.status, reply.retry_after) == (503, 1.0)
-    assert "gone (ActorDiedError)" in json.loads(reply.body)["error"]["message"]
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
+    assert "gone (ActorDiedError)" in reply.json()["error"]["message"]
 
 
 def test_engines_that_die_too_often_end_the_run():
@@ -117,7 +117,7 @@ def test_engines_that_die_too_often_end_the_run():
         )
         keeping = asyncio.create_task(cluster.keep())
         await cluster.until_ready()
-        await post(cluster.app, "/v1/completions", b"{}", "request-0")
+        await cluster.post("/v1/completions", b"{}", "request-0")
         await asyncio.wait_for(keeping, 30)
         await cluster.until_ready()
 

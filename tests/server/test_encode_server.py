@@ -21,8 +21,8 @@ from tests.encoded import demo_rows
 from tests.served import Served, question, served
 from tests.server.live import error_of
 from tilewise.server import encode, information
-from tilewise.server.app import openapi_document
 from tilewise.server.bodies import EncodeBody
+from tilewise.server.openapi import document
 
 ASKED, PICTURE, TILES = "What colour is the sign?", "stop_sign.jpg", 13
 PART = question(ASKED, PICTURE)[0]["content"][0]
@@ -146,7 +146,7 @@ def test_routes(encoder: Served) -> None:
 
 def test_the_document_is_that_of_its_routes(encoder: Served) -> None:
     told = encoder.client.get("/openapi.json").json()
-    assert told["paths"].keys() == openapi_document((encode.router, information.router))["paths"].keys()
+    assert told["paths"].keys() == document((encode.router, information.router))["paths"].keys()
     answer = encoder.client.post("/v1/encode", json=EncodeBody.examples["a picture"]).json()
     schema = {"$ref": "#/components/schemas/EncodedList", "components": told["components"]}
     Draft202012Validator(schema).validate(answer)

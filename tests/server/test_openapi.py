@@ -16,13 +16,13 @@ from tests.server.live import QUESTION
 from tilewise.errors import InvalidRequest
 from tilewise.ignored import Ignored
 from tilewise.inputs.messages import parse_messages
-from tilewise.server.app import api_routes, openapi_document
+from tilewise.server.app import ROUTERS
 from tilewise.server.bodies import BODIES, BatchedChatBody
 from tilewise.server.body import Body, UnknownFields, fields_of
 from tilewise.server.messages import RequestRules
-from tilewise.server.openapi import pages
+from tilewise.server.openapi import api_routes, document, pages
 
-DOCUMENT = openapi_document()
+DOCUMENT = document(ROUTERS)
 
 
 def schema(name: str) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def references(value: Any) -> Iterator[str]:
 
 def test_every_route_is_in_it():
     told = {(path, method.upper()) for path, methods in DOCUMENT["paths"].items() for method in methods}
-    assert told == {(route.path_format, method) for route in api_routes() for method in route.methods or ()}
+    assert told == {(route.path_format, method) for route in api_routes(ROUTERS) for method in route.methods or ()}
     bodies = {kind.route for kind in (*BODIES, BatchedChatBody)}
     assert {path for path, _ in posts()} == {*bodies, "/invocations"}
 

@@ -12,15 +12,7 @@ from tilewise.console import Bar, progress_bar
 from tilewise.engine.counters import Counters, StatsLog
 from tilewise.entrypoints.answer_loop import AnswerLoop, make_core
 from tilewise.entrypoints.beam_search import BeamSearch, BeamSearchOutput, BeamSearchParams
-from tilewise.entrypoints.setup import (
-    NO_POOLING,
-    SUPPORTED_TASKS,
-    Entrypoint,
-    absent,
-    call_of,
-    check_model,
-    log_interval,
-)
+from tilewise.entrypoints.setup import NO_POOLING, SUPPORTED_TASKS, Entrypoint, absent, call_of, check_model
 from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig, InvalidRequest
 from tilewise.foreign.keywords import named_keywords
@@ -59,9 +51,10 @@ class LLM(Entrypoint):
             options.pop("generation_config", None) or "auto",
             options.pop("override_generation_config", None),
         )
-        config = EngineConfig.of(Environment.here(), model=check_model(model), **options).for_whole_answers()
+        environment = Environment.here()
+        config = EngineConfig.of(environment, model=check_model(model), **options).for_whole_answers()
         logged = 0 if config.disable_log_stats else config.data_parallel_size
-        stats = [StatsLog(log_interval(), time.monotonic(), number) for number in range(logged)]
+        stats = [StatsLog(environment.log_interval, time.monotonic(), number) for number in range(logged)]
         launch = self._read(config)
         self._defaults = self.get_default_sampling_params()
         self._core, engines, resolved = make_core(launch)

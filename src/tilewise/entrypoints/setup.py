@@ -124,10 +124,6 @@ def check_model(model: object) -> str:
     return model  # type: ignore[return-value]
 
 
-def log_interval() -> float:
-    return Environment.here().log_interval
-
-
 def media_reader(config: EngineConfig) -> MediaReader:
     """Make the reader of media. Raises InvalidConfig for a host that is none, and a limit of the environment that is no
     number."""

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 from array import array
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Any
-
-from starlette.types import ASGIApp, Message
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from tilewise.jobs.input import CustomIds, Fault, InputLine, Task, read_task
 from tilewise.jobs.output import BatchResult, OtherInput, Output
 
-logger = logging.getLogger("tilewise")
+if TYPE_CHECKING:
+    import httpx
+
 BYTES = 256 * 2**20
 """Most bytes of lines in flight, and about as many of results that wait for others; one line alone may have more."""
 _AHEAD = 16
@@ -182,89 +180,36 @@ _SUSPICIOUS = 2
 """Failures after which a line is not asked beside others that failed as often: one of them may kill engines."""
 
 
+Post = Callable[[str, bytes, str], Awaitable["httpx.Response"]]
+"""A function that sends a server a path, a body and a request id, and returns the whole reply."""
+
+
 class TaskClient:
-    """A client of the application, which asks again after a failure of the server, and after 429 as often as need be.
+    """A client of a server, which asks again after a failure of the server, and after 429 as often as need be.
 
     `until_ready` returns when there is an engine, and raises when there will be none.
     """
 
-    def __init__(self, app: ASGIApp, until_ready: Callable[[], Awaitable[None]], retries: int) -> None:
-        self._app, self._until_ready, self._retries = app, until_ready, retries
+    def __init__(self, post: Post, until_ready: Callable[[], Awaitable[None]], retries: int) -> None:
+        self._post, self._until_ready, self._retries = post, until_ready, retries
         self._suspect = asyncio.Lock()
 
     async def __call__(self, line: InputLine, task: Task) -> BatchResult:
         failures = 0
         while True:
             request_id = f"{line.id}-{failures + 1}"
-            reply = await self._ask(task, request_id, failures)
-            failures += reply.status in _SERVER_FAILURES
-            if (reply.status not in _SERVER_FAILURES or failures > self._retries) and reply.status != _TOO_MANY:
-                return BatchResult.answered(line, task, reply.status, request_id, _json(reply))
-            await asyncio.sleep(reply.retry_after)
-
-    async def _ask(self, task: Task, request_id: str, failures: int) -> AsgiReply:
-        async with self._suspect if failures >= _SUSPICIOUS else nullcontext():
-            await self._until_ready()
-            return await post(self._app, task.path, task.body, request_id)
+            async with self._suspect if failures >= _SUSPICIOUS else nullcontext():
+                await self._until_ready()
+                reply = await self._post(task.path, task.body, request_id)
+            failed = reply.status_code in _SERVER_FAILURES
+            failures += failed
+            if reply.status_code != _TOO_MANY and (not failed or failures > self._retries):
+                return BatchResult.answered(line, task, reply.status_code, request_id, _content(reply))
+            await asyncio.sleep(float(reply.headers.get("retry-after", 1)))
 
 
-def _json(reply: AsgiReply) -> Any:
+def _content(reply: httpx.Response) -> Any:
     try:
-        return json.loads(reply.body)
+        return reply.json()
     except ValueError:
-        return reply.body.decode("utf-8", "replace")
-
-
-@dataclass(slots=True)
-class AsgiReply:
-    """A reply of the application, put together from its ASGI messages; status 500 until the first has come."""
-
-    status: int = 500
-    headers: dict[bytes, bytes] = field(default_factory=dict)
-    body: bytearray = field(default_factory=bytearray)
-
-    async def take(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status, self.headers = message["status"], dict(message["headers"])
-        elif message["type"] == "http.response.body":
-            self.body += message.get("body", b"")
-
-    @property
-    def retry_after(self) -> float:
-        """Seconds after which asking again makes sense."""
-        return float(self.headers.get(b"retry-after", b"1"))
-
-
-async def post(app: ASGIApp, path: str, body: bytes, request_id: str) -> AsgiReply:
-    """Send a request to the application, and return its whole reply. Cancelling this ends the request."""
-    messages = [{"type": "http.request", "body": body}]
-
-    async def receive() -> Message:
-        # After the body a client sends nothing more as long as it stays connected, so a second call never returns.
-        return messages.pop() if messages else await asyncio.get_running_loop().create_future()
-
-    reply = AsgiReply()
-    try:
-        await app(_scope(path, body, request_id), receive, reply.take)
-    except Exception:  # of whatever kind: a request that fails must not end the run
-        logger.exception("A request failed")
-        return AsgiReply()
-    return reply
-
-
-def _scope(path: str, body: bytes, request_id: str) -> Message:
-    headers = {"content-type": "application/json", "content-length": f"{len(body)}", "x-request-id": request_id}
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "root_path": "",
-        "query_string": b"",
-        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-        "client": None,
-        "server": None,
-    }
+        return reply.text

@@ -11,7 +11,7 @@ from typing import ClassVar
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
 from tilewise.host import require_extra
-from tilewise.option import option
+from tilewise.option import check_range, option
 from tilewise.ray_cluster import check_cpus
 from tilewise.server.config import ServerConfig
 
@@ -21,6 +21,8 @@ _OF_HTTP = (
     *("h11_max_incomplete_event_size", "h11_max_header_count", "stream_interval", "enable_force_include_usage"),
     *("uvicorn_log_level", "disable_uvicorn_access_log", "disable_access_log_for_endpoints"),
 )
+_NEEDS = {"url": "enable_metrics", "port": "enable_metrics", "replicas": "ray", "replica_cpus": "ray"}
+"""Options -> the option without which they have no effect."""
 NO_CONNECTIONS = "it listens nowhere and streams nothing"
 
 
@@ -56,30 +58,20 @@ class Job:
     replica_cpus: float = option(1.0, "CPUs of each, with --ray, which are its threads")
 
     def __post_init__(self) -> None:
-        if self.max_in_flight is not None and self.max_in_flight < 1:
-            raise InvalidConfig(f"max_in_flight must be 1 or above, got {self.max_in_flight}.")
-        if self.retries < 0:
-            raise InvalidConfig(f"retries must be 0 or above, got {self.retries}.")
-        if not 0 <= self.port <= 65535:
-            raise InvalidConfig(f"port must be from 0 to 65535, got {self.port}.")
-        for name in ("url", "port"):
-            if getattr(self, name) != getattr(Job, name) and not self.enable_metrics:
-                raise InvalidConfig(f"{name}={getattr(self, name)!r} has no effect without enable_metrics: give both.")
-        self._check_cluster()
-        self._check_input()
-        self._check_output()
-
-    def _check_cluster(self) -> None:
+        check_range("max_in_flight", self.max_in_flight, 1)
+        check_range("retries", self.retries, 0)
+        check_range("port", self.port, 0, 65535)
         if self.ray is not None:
             require_extra("ray", "ray", f"ray={self.ray}")
             if self.enable_metrics:
                 raise InvalidConfig("enable_metrics: engines of a cluster have metrics of their own. Leave it out.")
-        for name in ("replicas", "replica_cpus"):
-            if getattr(self, name) != getattr(Job, name) and self.ray is None:
-                raise InvalidConfig(f"{name}={getattr(self, name)!r} has no effect without ray: give both.")
-        if self.replicas is not None and self.replicas < 1:
-            raise InvalidConfig(f"replicas must be 1 or above, got {self.replicas}.")
+        for name, other in _NEEDS.items():
+            if getattr(self, name) != getattr(Job, name) and not getattr(self, other):
+                raise InvalidConfig(f"{name}={getattr(self, name)!r} has no effect without {other}: give both.")
+        check_range("replicas", self.replicas, 1)
         check_cpus(self.replica_cpus)
+        self._check_input()
+        self._check_output()
 
     def _check_input(self) -> None:
         path = self.input_file

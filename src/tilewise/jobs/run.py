@@ -168,7 +168,7 @@ class BatchRun:
         lines = read_lines(self.job.input_file, limit)
         source = Input(lines, self.digests, self.found.finished, [body.route for body in BODIES], limit)
         in_flight = InFlight(self.job.lines_in_flight(self.engine, server.engines), self.job.keep_order)
-        ask = TaskClient(server.app, server.until_ready, self.job.retries)
+        ask = TaskClient(server.post, server.until_ready, self.job.retries)
         output, begin = Output(self.job.output_file), time.monotonic()
         try:
             with meter(summary, len(self.digests)) as moved:

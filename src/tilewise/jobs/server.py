@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import time
@@ -12,21 +11,19 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import httpx
 from prometheus_client import start_http_server
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 import tilewise
 from tilewise.config import EngineConfig
-from tilewise.console import set_up_logs
-from tilewise.environment import Environment
 from tilewise.errors import EngineDead, InvalidConfig, TilewiseError
-from tilewise.jobs.feed import AsgiReply, post
 from tilewise.ray_cluster import alive_nodes, attach
 from tilewise.remote.engine import EngineProcess
 from tilewise.remote.supervisor import RestartRule
 from tilewise.remote.wire import Build
 from tilewise.server.app import create_app
-from tilewise.server.assemble import assemble
+from tilewise.server.assemble import assemble, assemble_on_node
 from tilewise.server.config import ServerConfig
 from tilewise.server.context import Context
 
@@ -35,13 +32,29 @@ _LOOK = 0.05  # seconds between checks that the engine is back
 _PATIENCE = 1800.0  # seconds in which an engine has to come back
 
 
+async def post(app: ASGIApp, path: str, body: bytes, request_id: str) -> httpx.Response:
+    """Send a request to an application of this process, and return its whole reply. Cancelling ends the request."""
+    headers = {"content-type": "application/json", "x-request-id": request_id}
+    request = httpx.Request("POST", f"http://tilewise{path}", content=body, headers=headers)
+    try:
+        reply = await httpx.ASGITransport(app).handle_async_request(request)
+        await reply.aread()
+    except Exception:  # of whatever kind: a request that fails must not end the run
+        logger.exception("A request failed")
+        return httpx.Response(500)
+    return reply
+
+
 class LocalServer:
     """The server's application over one engine, which this process started."""
 
     engines = 1
 
-    def __init__(self, parts: Context, app: ASGIApp) -> None:
-        self.parts, self.app = parts, app
+    def __init__(self, parts: Context) -> None:
+        self.parts, self._app = parts, create_app(parts)
+
+    async def post(self, path: str, body: bytes, request_id: str) -> httpx.Response:
+        return await post(self._app, path, body, request_id)
 
     async def until_ready(self) -> None:
         """Wait until the engine is ready. Raises EngineDead if it is given up, or takes forever to come back."""
@@ -67,7 +80,7 @@ async def open_local_server(
     parts = await assemble(engine, server, process, build)
     try:
         with _shown(parts, metrics):
-            yield LocalServer(parts, create_app(parts))
+            yield LocalServer(parts)
     finally:
         parts.service.close()
         await parts.replicas.close()
@@ -107,22 +120,13 @@ class EngineActor:
 
     async def start(self, engine: EngineConfig, server: ServerConfig, version: str) -> None:
         """Start the engine. Raises what hinders that."""
-        if version != tilewise.__version__:
-            raise InvalidConfig(f"A node has tilewise {tilewise.__version__}, and not {version}: install the same.")
-        set_up_logs("Batch", Environment.here().logging_level)
-        process = EngineProcess()
-        try:
-            parts = await assemble(engine, server, process)
-        except BaseException:
-            process.kill()
-            process.pipe.close()
-            raise
+        parts = await assemble_on_node(engine, server, version, "Batch")
         parts.on_give_up(lambda: os._exit(1))
-        self.local = LocalServer(parts, create_app(parts))
+        self.local = LocalServer(parts)
 
-    async def ask(self, path: str, body: bytes, request_id: str) -> AsgiReply:
+    async def post(self, path: str, body: bytes, request_id: str) -> httpx.Response:
         await self.local.until_ready()
-        return await post(self.local.app, path, body, request_id)
+        return await self.local.post(path, body, request_id)
 
     async def stay(self) -> None:
         """Wait forever: a caller that waits for this learns when the actor dies."""
@@ -154,8 +158,8 @@ class RayEngine:
         """Start the engine. Raises TilewiseError if it cannot start."""
         await self._call("start", engine, server, version)
 
-    async def ask(self, path: str, body: bytes, request_id: str) -> AsgiReply:
-        reply: AsgiReply = await self._call("ask", path, body, request_id)
+    async def post(self, path: str, body: bytes, request_id: str) -> httpx.Response:
+        reply: httpx.Response = await self._call("post", path, body, request_id)
         return reply
 
     async def stay(self) -> None:
@@ -184,15 +188,14 @@ _TOO_OFTEN = "Engines of the cluster died too often: raise --max-engine-restarts
 
 
 class ClusterServer:
-    """The application of all engines: a request goes to the one with the fewest requests in flight.
+    """The server of all engines: a request goes to the one with the fewest requests in flight.
 
     An engine that is lost is made again. One that cannot start is left out, as the others may do without it.
     """
 
     def __init__(self, make: Callable[[], RayEngine], engines: int, engine: EngineConfig, server: ServerConfig) -> None:
         """`make` gives the next of the `engines`, which are all started from the same two configs."""
-        self.app, self.engines = self, engines
-        self._make, self._engine, self._server = make, engine, server
+        self.engines, self._make, self._engine, self._server = engines, make, engine, server
         self._in_flight: dict[RayEngine, int] = {}
         """Requests in flight of each engine that takes some."""
         self._expected = engines
@@ -209,21 +212,13 @@ class ClusterServer:
             self._changed.clear()
             await self._changed.wait()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, as an ASGI application does."""
-        message = await receive()
-        request_id = dict(scope["headers"])[b"x-request-id"].decode()
-        reply = await self._ask(scope["path"], message["body"], request_id)
-        await send({"type": "http.response.start", "status": reply.status, "headers": list(reply.headers.items())})
-        await send({"type": "http.response.body", "body": bytes(reply.body)})
-
-    async def _ask(self, path: str, body: bytes, request_id: str) -> AsgiReply:
+    async def post(self, path: str, body: bytes, request_id: str) -> httpx.Response:
         engine = min(self._in_flight, key=self._in_flight.__getitem__, default=None)
         if engine is None:
             return _lost("There is no engine.")
         self._in_flight[engine] += 1
         try:
-            return await engine.ask(path, body, request_id)
+            return await engine.post(path, body, request_id)
         except EngineLost as error:
             return _lost(f"The engine that was asked is gone ({error}).")
         except EngineDead as error:
@@ -268,10 +263,9 @@ class ClusterServer:
         self._changed.set()
 
 
-def _lost(why: str) -> AsgiReply:
+def _lost(why: str) -> httpx.Response:
     """Return the reply of a server whose engine is away."""
-    body = json.dumps({"error": {"message": why, "code": 503}})
-    return AsgiReply(503, {b"retry-after": b"1"}, bytearray(body, "utf-8"))
+    return httpx.Response(503, headers={"retry-after": "1"}, json={"error": {"message": why, "code": 503}})
 
 
 @asynccontextmanager

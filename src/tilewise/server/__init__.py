@@ -20,6 +20,8 @@ def run(engine: EngineConfig, server: ServerConfig, encoding: bool = False) -> i
     process = EngineProcess()  # loads its libraries while this one loads those of HTTP
     try:
         gc.disable()  # libraries are no garbage, and looking for it among them takes long
+        import asyncio
+
         from tilewise.server.serve import serve  # not above: reading a configuration needs no HTTP
 
         gc.freeze()
@@ -28,8 +30,9 @@ def run(engine: EngineConfig, server: ServerConfig, encoding: bool = False) -> i
             from tilewise.remote.process import build_encoding
             from tilewise.server import encode, information
 
-            return serve(engine, server, process, build_encoding, (encode.router, information.router))
-        return serve(engine, server, process)
+            routers = (encode.router, information.router)
+            return asyncio.run(serve(engine, server, process, build_encoding, routers))
+        return asyncio.run(serve(engine, server, process))
     finally:
         process.kill()
         process.pipe.close()

@@ -75,10 +75,25 @@ class RequestTimes(TypedDict, total=False):
     tokens_per_second: float
 
 
-class Timed(TypedDict):
-    """An answer, or a chunk of one, that may say how long its request took."""
+class CompletionHead(TypedDict):
+    """The part that all answers of chat and text completions have, and their chunks."""
 
+    id: str
+    created: int
+    model: str
     metrics: NotRequired[RequestTimes]
+    """Present under --enable-per-request-metrics, where there is one answer."""
+
+
+class WholeCompletion(CompletionHead):
+    service_tier: None
+    system_fingerprint: None
+    usage: UsageCounts
+    kv_transfer_params: None
+
+
+class CompletionChunk(CompletionHead):
+    usage: NotRequired[UsageCounts]
 
 
 def request_times(output: RequestOutput) -> RequestTimes:
@@ -165,6 +180,11 @@ def checked_reason(reason: str | None) -> Finish | None:
             "or grammar, and leave it the tokens that it needs (allowed_token_ids, bad_words, logit_bias)."
         )
     return cast(Finish | None, reason)
+
+
+class SchemaChecked(TypedDict):
+    schema_errors: NotRequired[list[str]]
+    """Violations of the schema of which `strict: true` was asked; absent if there are none."""
 
 
 class TokenScore(TypedDict):
@@ -268,27 +288,20 @@ def _alternatives(scores: Scores, token_id: int, top: int, as_ids: bool) -> dict
 
 
 @dataclass
-class _Held:
-    text: str = ""
-    tokens: int = 0
-
-
-@dataclass
 class ChunkInterval:
     """A filter that holds back answers' text until so many tokens have come, or the end; first tokens pass."""
 
     tokens: int
-    _held: dict[int, _Held] = field(default_factory=dict)
+    _held: dict[int, tuple[str, int]] = field(default_factory=dict)
+    """Text and number of the tokens that are held back, by the answer's index."""
 
     def hold(self, piece: AnswerDelta) -> AnswerDelta:
         """Return the piece with the text that is due now, which may be none."""
         if self.tokens == 1:
             return piece
         first = piece.index not in self._held
-        held = self._held.setdefault(piece.index, _Held())
-        held.text += piece.text
-        held.tokens += 1
-        if not first and held.tokens < self.tokens and piece.finish_reason is None:
-            return replace(piece, text="")
-        text, held.text, held.tokens = held.text, "", 0
-        return replace(piece, text=text)
+        text, tokens = self._held.get(piece.index, ("", 0))
+        text, tokens = text + piece.text, tokens + 1
+        due = first or tokens >= self.tokens or piece.finish_reason is not None
+        self._held[piece.index] = ("", 0) if due else (text, tokens)
+        return replace(piece, text=text if due else "")

@@ -7,10 +7,8 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
@@ -23,7 +21,7 @@ from tilewise.server.config import ServerConfig
 from tilewise.server.context import Context
 from tilewise.server.exchange import IGNORED_HEADER, Router
 from tilewise.server.middleware import ALWAYS_OPEN, OPEN, HttpCounter, RequestGuard
-from tilewise.server.openapi import document, pages
+from tilewise.server.openapi import api_routes, document, pages
 from tilewise.server.problems import routing_error
 from tilewise.server.responses import routes as responses
 from tilewise.server.tracing import TraceContext
@@ -32,21 +30,20 @@ logger = logging.getLogger("tilewise")
 ROUTERS = (chat.router, completions.router, responses.router, tokenize.router, information.router)
 """The routes of every server of a model."""
 
+UI_PATH = "/ui"
+
 
 def routers_of(config: ServerConfig) -> tuple[Router, ...]:
     """Return a server's routes; vLLM's variable VLLM_SERVER_DEV_MODE adds vLLM's routes for developers."""
     tokenizer = (information.tokenizer_router,) if config.enable_tokenizer_info_endpoint else ()
-    developers = Environment.here().developer_routes
-    return (*ROUTERS, *tokenizer, *((information.developer_router,) if developers else ()))
+    developers = (information.developer_router,) if Environment.here().developer_routes else ()
+    return (*ROUTERS, *tokenizer, *developers)
 
 
-UI_PATH = "/ui"
-
-
-def create_app(context: Context, routers: Sequence[Router] | None = None, port: int | None = None) -> ASGIApp:
+def create_app(context: Context, routers: Sequence[Router] | None = None) -> ASGIApp:
     """Return a server's application with the routes of `routers`; None = those that its options ask for.
 
-    With the option `ui`, the web chat asks this server at its address and `port`. Raises InvalidConfig without gradio.
+    With the option `ui`, the web chat asks this server at its address. Raises InvalidConfig without gradio.
 
     A request passes HttpCounter, RequestGuard, CORS and, where spans are sent, TraceContext on its way to a route.
     """
@@ -57,14 +54,15 @@ def create_app(context: Context, routers: Sequence[Router] | None = None, port: 
         app.include_router(router)
     open_paths = ALWAYS_OPEN if config.metrics_with_key else OPEN
     if not config.disable_fastapi_docs:
-        app.include_router(
-            pages(partial(openapi_document, routers, open_paths, bool(config.api_key), config.root_path))
+        describe = partial(
+            document, routers, keys=bool(config.api_key), open_paths=open_paths, root_path=config.root_path
         )
+        app.include_router(pages(describe))
     if config.ui:
         from tilewise.ui.app import mount
         from tilewise.ui.servers import Servers
 
-        mount(app, Servers((own_url(config, port),)), UI_PATH)
+        mount(app, Servers((f"{config.url}/v1",)), UI_PATH)
     app.add_exception_handler(HTTPException, routing_error(api_routes(routers)))
     if context.service.tracing is not None:
         app.add_middleware(TraceContext)
@@ -92,16 +90,11 @@ def _guarded(app: ASGIApp, config: ServerConfig, open_paths: Sequence[str]) -> R
     )
 
 
-def own_url(config: ServerConfig, port: int | None = None) -> str:
-    """Return the address of the API for whoever asks from this machine; `port` in place of one that was not chosen."""
-    host = (config.host or "0.0.0.0").strip("[]")
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{config.port if port is None else port}/v1"
-
-
 @asynccontextmanager
 async def _lifespan(context: Context, routers: Sequence[Router], _: FastAPI) -> AsyncIterator[None]:
-    _log_routes(routers)
+    logger.info("Available routes are:")  # in the words of vLLM's log
+    for route in api_routes(routers):
+        logger.info("Route: %s, Methods: %s", route.path, ", ".join(sorted(route.methods or ())))
     ticking = asyncio.create_task(context.tick())
     yield
     ticking.cancel()
@@ -110,23 +103,3 @@ async def _lifespan(context: Context, routers: Sequence[Router], _: FastAPI) -> 
     if context.store is not None:
         context.store.close()
     context.service.close()
-
-
-def api_routes(routers: Sequence[Router] = ROUTERS) -> list[APIRoute]:
-    return [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
-
-
-def openapi_document(
-    routers: Sequence[Router] = ROUTERS, open_paths: Sequence[str] = OPEN, keys: bool = False, root_path: str = ""
-) -> dict[str, Any]:
-    """Return the OpenAPI document. With `root_path`, the pages that show it send their requests below that path."""
-    operations = {name: operation for router in routers for name, operation in router.operations.items()}
-    found = document(api_routes(routers), operations, keys=keys, open_paths=open_paths)
-    return {**found, "servers": [{"url": root_path}]} if root_path else found
-
-
-def _log_routes(routers: Sequence[Router]) -> None:
-    """Log every route in the words of vLLM's log."""
-    logger.info("Available routes are:")
-    for route in api_routes(routers):
-        logger.info("Route: %s, Methods: %s", route.path, ", ".join(sorted(route.methods or ())))

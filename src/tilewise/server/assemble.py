@@ -8,9 +8,11 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import tilewise
 from tilewise.config import EngineConfig
+from tilewise.console import set_up_logs
 from tilewise.engine.counters import StatsLog
-from tilewise.entrypoints.setup import log_interval, media_reader
+from tilewise.entrypoints.setup import media_reader
 from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 from tilewise.host import available_memory, usable_cpus
@@ -50,7 +52,8 @@ async def assemble(
     started = time.perf_counter()
     # First: what is missing or cannot be read should not cost a model's loading time.
     part = memory_part(engine)
-    tracing, limits = tracing_of(engine, config), StoreLimits.from_environment()
+    names, limits = config.served_model_name or (engine.model,), StoreLimits.from_environment()
+    tracing = None if config.otlp_traces_endpoint is None else Tracing(config.otlp_traces_endpoint, names[0])
     check_template_options(config.default_chat_template_kwargs, Ignored())
     reader = replace(media_reader(engine), detail_tiles=config.detail_tiles)
     found = await asyncio.to_thread(ModelInputs.of, engine)
@@ -77,7 +80,7 @@ async def assemble(
     metrics = Metrics(served.name, served.max_model_len, len(replicas.engines))
     service = AnswerService(replicas, preparer, reader, config, metrics, media_threads(), tracing)
     lines = 0 if engine.disable_log_stats else len(replicas.engines)
-    stats = [StatsLog(log_interval(), time.monotonic(), number) for number in range(lines)]
+    stats = [StatsLog(Environment.here().log_interval, time.monotonic(), number) for number in range(lines)]
     store = None if limits is None else ResponseStore(limits)
     context = Context(replicas, service, served, metrics, stats, config, engine, found.checkpoint.folder.path, store)
     for one in replicas.engines:
@@ -90,9 +93,21 @@ async def assemble(
     return context
 
 
-def tracing_of(engine: EngineConfig, config: ServerConfig) -> Tracing | None:
-    target, names = config.otlp_traces_endpoint, config.served_model_name or (engine.model,)
-    return None if target is None else Tracing(target, names[0])
+async def assemble_on_node(engine: EngineConfig, config: ServerConfig, version: str, name: str) -> Context:
+    """Assemble a server in a process of Ray's, whose log lines begin with `name`.
+
+    Raises InvalidConfig if this node has not the caller's version of Tilewise, and what `assemble` raises.
+    """
+    if version != tilewise.__version__:
+        raise InvalidConfig(f"A node has tilewise {tilewise.__version__}, and not {version}: install the same.")
+    set_up_logs(name, Environment.here().logging_level)
+    process = EngineProcess()
+    try:
+        return await assemble(engine, config, process)
+    except BaseException:
+        process.kill()
+        process.pipe.close()
+        raise
 
 
 def with_parsers(spec: InputSpec, config: ServerConfig) -> InputSpec:

@@ -9,12 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-from pydantic import ConfigDict
-
 from tilewise.server import openapi_bodies
 from tilewise.server.body import Body, Field, Given, fields_of, inert, refused, works
 from tilewise.server.chat.tools import FlatTool, Tool, ToolChoice
-from tilewise.server.foreign_fields import DIALECTS, OF_MEDIA, PICTURES, PROVIDER, SYSTEM
+from tilewise.server.foreign_fields import DIALECTS, OF_MEDIA, PROVIDER, SYSTEM
 from tilewise.server.generation import CompletionFields, GenerationFields
 
 
@@ -48,6 +46,10 @@ class ConversationFields(PromptFields, TilingFields):
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 _MEDIA = refused("media_io_kwargs", "Only video.num_frames and video.fps can be set, in chat.")
 _TEMPLATE = refused("chat_template", "Prompts follow the built-in template that the model was trained with.")
+_SUCCEEDED = (
+    refused("functions", "Its successor is tools.", []),
+    refused("function_call", "Its successor is tool_choice.", "auto", "none"),
+)
 _SHARED = (*PROVIDER, *DIALECTS)
 """Fields of chat and text completions."""
 
@@ -67,8 +69,7 @@ class ChatBody(ConversationFields, CompletionFields):
         refused("input", "It belongs to /v1/responses: send messages."),
         refused("instructions", "Put them into a message of role system."),
         refused("max_output_tokens", "Its name here is max_tokens."),
-        refused("functions", "Its successor is tools.", []),
-        refused("function_call", "Its successor is tool_choice.", "auto", "none"),
+        *_SUCCEEDED,
         refused("modalities", "Answers are text.", ["text"]),
         refused("audio", "Answers are text."),
         inert("prediction", "It makes some providers faster; --speculative-config does so here."),
@@ -170,22 +171,16 @@ class CompletionBody(CompletionFields):
 
 _FORM = "Its name here is text.format, {}."
 _JSON = _FORM.format("of type json_schema")
-_OBJECT = _FORM.format("of type json_object")
 _MOVED: tuple[Field, ...] = (
     refused("response_format", _FORM.format("with name and schema beside the type"), {"type": "text"}),
     refused("text_format", _JSON),
-    refused("format", _JSON, "", {}),
-    refused("response_schema", _JSON, {}),
     refused("guided_json", _JSON),
-    refused("json_mode", _OBJECT, False),
-    refused("guided_json_object", _OBJECT, False),
     refused("guided_regex", "Its name here is structured_outputs.regex."),
     refused("guided_choice", "Its name here is structured_outputs.choice."),
     refused("guided_grammar", "Its name here is structured_outputs.grammar."),
     refused("guided_whitespace_pattern", "Its name here is structured_outputs.whitespace_pattern."),
     refused("structural_tag", "Its name here is structured_outputs.structural_tag."),
-    refused("functions", "Its successor is tools.", []),
-    refused("function_call", "Its successor is tool_choice.", "auto", "none"),
+    *_SUCCEEDED,
     refused("reasoning_effort", "Its name here is reasoning.effort."),
     refused("enable_thinking", "Put it into chat_template_kwargs."),
     refused("max_dynamic_patch", "Put it into mm_processor_kwargs."),
@@ -195,7 +190,6 @@ _MOVED: tuple[Field, ...] = (
     refused("logprobs", "Its name here is top_logprobs.", False),
     refused("num_return_sequences", "One answer comes: use /v1/chat/completions for more.", 1),
     refused("bad_words_list", "bad_words belongs to /v1/chat/completions.", []),
-    *(refused(name, "Send pictures as input_image, in input.", [], {}) for name in PICTURES),
 )
 """Fields that have another name or another place here."""
 _CHATS = "It belongs to /v1/chat/completions."
@@ -210,6 +204,7 @@ _WORDS = (
     ("Set max_tokens", "Set max_output_tokens"),
     (SYSTEM, "Its name here is instructions."),
     ("image_url, in messages", "input_image, in input"),
+    ("response_format, of type", "text.format, of type"),
 )
 
 
@@ -230,8 +225,6 @@ class TextFormat(Given):
     description: str | None = None
     schema_: dict[str, Any] | None = None
     strict: bool | None = None
-
-    model_config = ConfigDict(alias_generator=lambda name: name.rstrip("_"))
 
 
 class TextOptions(Given):

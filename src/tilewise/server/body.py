@@ -49,6 +49,16 @@ def inert(name: str, note: str, *harmless: Any) -> Field:
     return Field(name, "no effect", note, harmless)
 
 
+def all_refused(note: str, **harmless: Any) -> tuple[Field, ...]:
+    """Return fields that are refused for the same reason, each with its harmless value."""
+    return tuple(refused(name, note, value) for name, value in harmless.items())
+
+
+def all_inert(note: str, *names: str) -> tuple[Field, ...]:
+    """Return fields that have no effect for the same reason."""
+    return tuple(inert(name, note) for name in names)
+
+
 MAX_UNKNOWN = 64
 """Most different unknown names of a request; each is compared with all known ones, which takes time."""
 _WHY = "no such field is known here"
@@ -96,9 +106,14 @@ class UnknownFields:
 
 
 class Given(BaseModel):
-    """An object of a request body. Scalars are read as pydantic's lax mode reads them (`10.0`, `"0.5"`), as in vLLM."""
+    """An object of a request body. Scalars are read as pydantic's lax mode reads them (`10.0`, `"0.5"`), as in vLLM.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    A field whose name is one of pydantic's own methods has an underscore behind it, which JSON has not.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, alias_generator=lambda name: name.rstrip("_")
+    )
 
 
 def works(note: str, default: Any = None) -> Any:
@@ -168,7 +183,8 @@ def _pruned(models: Models, path: str, value: Any, unknown: UnknownFields) -> An
     for key, inner in value.items():
         if key in known:
             if inner is not None:
-                kept[key] = _pruned(_all_of(models, known[key]), f"{path}.{key}", inner, unknown)
+                deeper = tuple(found for model in models for found in _models_of(model, known[key]))
+                kept[key] = _pruned(deeper, f"{path}.{key}", inner, unknown)
         elif inner is not None and path in _FORMS:
             raise unknown.refusal(f"{path}.{key}", known, path)
         elif inner is not None or unknown.strict:
@@ -180,10 +196,6 @@ def _pruned(models: Models, path: str, value: Any, unknown: UnknownFields) -> An
 def _keys(model: type[BaseModel]) -> dict[str, str]:
     """Return, by the fields' names in JSON, their names in the class."""
     return {field.alias or name: name for name, field in model.model_fields.items()}
-
-
-def _all_of(models: Models, name: str) -> Models:
-    return tuple(found for model in models for found in _models_of(model, name))
 
 
 @cache

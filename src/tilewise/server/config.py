@@ -293,9 +293,9 @@ class ServerConfig:
         scheme = "https" if self.ssl_certfile else "http"
         if self.uds is not None:
             return f"{scheme}://localhost"
-        everywhere = {None: "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}
-        host = everywhere.get(self.host) or self.host or ""
-        return f"{scheme}://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
+        host = (self.host or "0.0.0.0").strip("[]")
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
 _RANGES: dict[str, tuple[float, float]] = {

@@ -21,7 +21,7 @@ from tilewise.inputs.grammar import name_unenforced
 from tilewise.remote.replicas import Replicas
 from tilewise.remote.supervisor import State
 from tilewise.remote.wire import Outbox
-from tilewise.server.answers import Timed, request_times
+from tilewise.server.answers import CompletionHead, request_times
 from tilewise.server.config import ServerConfig
 from tilewise.server.metrics import Metrics
 from tilewise.server.responses.store import ResponseStore
@@ -108,7 +108,7 @@ class Context:
             ignored.add("endpoint-load-metrics-format", "the load is reported as TEXT or JSON")
         return {}
 
-    def add_times(self, body: Timed, *outputs: RequestOutput) -> None:
+    def add_times(self, body: CompletionHead, *outputs: RequestOutput) -> None:
         """Add a request's times to its answer, under `--enable-per-request-metrics`; none if there are several."""
         one = len(outputs) == 1 and len(outputs[0].outputs) == 1
         if one and self.config.enable_per_request_metrics:

@@ -89,7 +89,9 @@ async def exchange(raw: Request, work: Work) -> Response:
 
     try:
         with service.counted():
-            response = await unless_client_leaves(raw.receive, answer(await _received(raw)))
+            # Not Request.body, which is kept with the request.
+            data = b"".join([piece async for piece in raw.stream()])
+            response = await unless_client_leaves(raw.receive, answer(data))
     except (ClientLeft, ClientDisconnect):  # the latter, before the body had come
         return Response(status_code=_CLIENT_LEFT)
     except Exception as error:  # of whatever kind: a client gets the API's error body, and the log the rest
@@ -98,11 +100,6 @@ async def exchange(raw: Request, work: Work) -> Response:
         response.headers[IGNORED_HEADER] = ignored_header(ignored.names)
         service.note_ignored(ignored, raw.url.path)
     return response
-
-
-async def _received(raw: Request) -> bytes:
-    """Return a request's body; unlike `Request.body` it is not kept with the request. Raises ClientDisconnect."""
-    return b"".join([piece async for piece in raw.stream()])
 
 
 def ignored_header(names: Sequence[str]) -> str:
@@ -295,8 +292,8 @@ def _check(body: dict[str, Any]) -> None:
 
     It is walked level by level, without recursion, so that no nesting ends this process.
     """
-    level: list[Any] = [body]
-    for _ in range(MAX_DEPTH):
+    level, depth = list[Any]([body]), 0
+    while level:
         inner: list[Any] = []
         for item in level:
             if isinstance(item, dict):
@@ -306,14 +303,9 @@ def _check(body: dict[str, Any]) -> None:
                 inner += item
             elif isinstance(item, str):
                 _check_text(item)
-        level = inner
-        if not level:
-            return
-    if any(isinstance(item, (dict, list)) for item in level):
-        raise _too_deep()
-    for item in level:
-        if isinstance(item, str):
-            _check_text(item)
+            if depth == MAX_DEPTH and isinstance(item, (dict, list)):
+                raise _too_deep()
+        level, depth = inner, depth + 1
 
 
 def _check_text(text: str) -> None:

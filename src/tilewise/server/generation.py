@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from tilewise.errors import InvalidField, InvalidRequest, TooLong
 from tilewise.inputs.prepare import Preparer
@@ -36,8 +36,6 @@ class JsonSchema(Given):
     schema_: dict[str, Any] | None = None
     strict: bool | None = None
 
-    model_config = ConfigDict(alias_generator=lambda name: name.rstrip("_"))
-
 
 class ResponseFormat(Given):
     """OpenAI's three types; llama.cpp's `schema` beside json_object; vLLM's structural_tag; LMDeploy's regex_schema."""
@@ -50,8 +48,6 @@ class ResponseFormat(Given):
     format: dict[str, Any] | None = None
     regex_schema: str | None = None
 
-    model_config = ConfigDict(alias_generator=lambda name: name.rstrip("_"))
-
 
 class StructuredOutputs(Given):
     json_: dict[str, Any] | str | None = None
@@ -63,8 +59,6 @@ class StructuredOutputs(Given):
     whitespace_pattern: str | None = None
     disable_any_whitespace: bool | None = None
     disable_additional_properties: bool | None = None
-
-    model_config = ConfigDict(alias_generator=lambda name: name.rstrip("_"))
 
 
 class GenerationFields(Body):
@@ -257,17 +251,15 @@ class ReplyOptions:
 
 
 def reply_of(fields: CompletionFields, served: ServedModel, prefix: str, header_id: str | None) -> ReplyOptions:
-    options = fields.stream_options
-    usage = served.force_include_usage or bool(options and options.include_usage)
-    as_ids = fields.return_tokens_as_token_ids
-    continuous = served.force_include_usage or bool(options and options.continuous_usage_stats)
+    options, as_ids = fields.stream_options or StreamOptions(), fields.return_tokens_as_token_ids
+    usage = fields.stream and (served.force_include_usage or bool(options.include_usage))
     return ReplyOptions(
         id=prefix + request_id(header_id, fields.request_id),
         model=served.resolve(fields.model),
         created=int(time.time()),
         stream=fields.stream,
-        include_usage=fields.stream and usage,
-        continuous_usage=fields.stream and usage and continuous,
+        include_usage=usage,
+        continuous_usage=usage and (served.force_include_usage or bool(options.continuous_usage_stats)),
         token_ids=fields.return_token_ids,
         tokens_as_ids=served.tokens_as_ids if as_ids is None else as_ids,
     )

@@ -46,21 +46,18 @@ _CHANGING = {
 """Options of a picture or video that change what the model sees, and cannot be had; each with the reason."""
 
 
-_REFUSED_PARTS = {
-    "audio_url": "the models hear nothing",
-    "input_audio": "the models hear nothing",
-    "video_embeds": "videos come as pixels: send video_url",
-    "file": "files are not read: send pages as image_url",
-    "input_file": "files are not read: send pages as image_url",
-    "image_pil": "it is for programs: send image_url",
-    "video_frames": "it is for programs: send video_url",
-}
-
-
 class RequestRules(MessageRules):
     """The rules of a request's messages: all media have URLs, and no key is passed over in silence."""
 
-    refused_parts = _REFUSED_PARTS
+    refused_parts: Mapping[str, str] = {
+        "audio_url": "the models hear nothing",
+        "input_audio": "the models hear nothing",
+        "video_embeds": "videos come as pixels: send video_url",
+        "file": "files are not read: send pages as image_url",
+        "input_file": "files are not read: send pages as image_url",
+        "image_pil": "it is for programs: send image_url",
+        "video_frames": "it is for programs: send video_url",
+    }
 
     def __init__(
         self, unknown: UnknownFields, detail_levels: Collection[str] = (), place: str = "messages.content"

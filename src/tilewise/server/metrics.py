@@ -167,21 +167,18 @@ class EngineMetrics:
         self._max_model_len = max_model_len
         self._seen = Counters()
         self._metrics: dict[str, Any] = {}
-        self._by_label: dict[str, Callable[[str], Any]] = {}
+        """Metrics by name; one with a label of its own is a function of the label's value."""
         for kind, table in ((Counter, _COUNTERS), (Gauge, _GAUGES)):
             for name, (text, *label) in table.items():
                 metric = families.metric(engine, kind, name, text, *label)
-                if label:
-                    self._by_label[name] = metric
-                else:
-                    self._metrics[name] = metric()
+                self._metrics[name] = metric if label else metric()
         for name, (text, buckets) in _HISTOGRAMS.items():
             of_model = buckets or token_buckets(max_model_len)
             self._metrics[name] = families.metric(engine, Histogram, name, text, buckets=of_model)()
         for source in ("local_compute", "local_cache_hit", "external_kv_transfer"):
-            self._by_label["vllm:prompt_tokens_by_source"](source).inc(0)
+            self._metrics["vllm:prompt_tokens_by_source"](source).inc(0)
         for part in ("tower", "decoder"):
-            self._by_label["tilewise:not_finite"](part).inc(0)
+            self._metrics["tilewise:not_finite"](part).inc(0)
 
     def describe_caches(self, resolved: Resolved) -> None:
         """Report the sizes and options of the engine's caches, as labels of a gauge that is always 1."""
@@ -200,21 +197,21 @@ class EngineMetrics:
 
     def take(self, counters: Counters, load: EngineLoad) -> None:
         """Take in the engine's counters and load after a step."""
-        grown = {name: getattr(counters, name) - getattr(self._seen, name) for name in (*_OF_COUNTERS, "prompt_tokens")}
+        names = (*_OF_COUNTERS, "prompt_tokens", "not_finite_tower", "not_finite_decoder")
+        grown = {name: getattr(counters, name) - getattr(self._seen, name) for name in names}
         for field, name in _OF_COUNTERS.items():
             self._metrics[name].inc(grown[field])
         self._metrics["vllm:prompt_tokens"].inc(grown["prompt_tokens"] + grown["prefix_cache_hits"])
-        by_source = self._by_label["vllm:prompt_tokens_by_source"]
+        by_source = self._metrics["vllm:prompt_tokens_by_source"]
         by_source("local_compute").inc(grown["prompt_tokens"])
         by_source("local_cache_hit").inc(grown["prefix_cache_hits"])
         self._metrics["vllm:gpu_prefix_cache_queries"].inc(grown["prefix_cache_queries"])
         self._metrics["vllm:gpu_prefix_cache_hits"].inc(grown["prefix_cache_hits"])
         for part in ("tower", "decoder"):
-            field = f"not_finite_{part}"
-            self._by_label["tilewise:not_finite"](part).inc(getattr(counters, field) - getattr(self._seen, field))
+            self._metrics["tilewise:not_finite"](part).inc(grown[f"not_finite_{part}"])
         for place, count in enumerate(counters.accepted_at):
             before = self._seen.accepted_at[place] if place < len(self._seen.accepted_at) else 0
-            self._by_label["vllm:spec_decode_num_accepted_tokens_per_pos"](str(place)).inc(count - before)
+            self._metrics["vllm:spec_decode_num_accepted_tokens_per_pos"](str(place)).inc(count - before)
         if tokens := grown["prompt_tokens"] + grown["generation_tokens"]:
             self._metrics["vllm:iteration_tokens_total"].observe(tokens)
         self._seen = dataclasses.replace(counters, accepted_at=list(counters.accepted_at))
@@ -224,7 +221,7 @@ class EngineMetrics:
         self._metrics["vllm:num_requests_running"].set(load.running)
         self._metrics["vllm:num_requests_waiting"].set(load.waiting)
         for reason, waiting in (("capacity", load.waiting), ("deferred", 0)):
-            self._by_label["vllm:num_requests_waiting_by_reason"](reason).set(waiting)
+            self._metrics["vllm:num_requests_waiting_by_reason"](reason).set(waiting)
         for name in ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"):
             self._metrics[name].set(load.kv_cache_usage)
 
@@ -251,7 +248,7 @@ class EngineMetrics:
         if request.images:
             seconds |= {name: getattr(timing.inputs, field) for field, name in _OF_INPUTS.items()}
         for answer in output.outputs:
-            self._by_label["vllm:request_success"](answer.finish_reason or "abort").inc()
+            self._metrics["vllm:request_success"](answer.finish_reason or "abort").inc()
         longest = max(len(answer.token_ids) for answer in output.outputs)
         if longest > 1 and timing.decode is not None:
             seconds["vllm:request_time_per_output_token_seconds"] = timing.decode / (longest - 1)
@@ -276,7 +273,7 @@ class EngineMetrics:
                 self._metrics[name].observe(value)
 
     def aborted(self, sequences: int) -> None:
-        self._by_label["vllm:request_success"]("abort").inc(sequences)
+        self._metrics["vllm:request_success"]("abort").inc(sequences)
 
 
 def token_buckets(most: int) -> tuple[int, ...]:

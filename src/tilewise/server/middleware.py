@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import json
 import re
 import time
 import uuid
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Summary
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tilewise.errors import TilewiseError
@@ -161,6 +161,8 @@ vLLM's middleware guards /v1, /v2, /inference and /cohere alone."""
 _REQUEST_ID = re.compile("[!#-;=?-~]{1,128}")
 """Ids that are repeated: those that answers get as their own (`request_id`), but for quotes and angle brackets."""
 _HEADER_BYTES = 2**16  # of all headers together
+_TWO_ENDS = "The request has Content-Length and Transfer-Encoding, which a proxy may read otherwise: send one of them."
+_CLOSING = {"Connection": "close"}  # of answers to requests whose bodies are not waited for
 
 
 @dataclass(slots=True)
@@ -195,10 +197,11 @@ class RequestGuard:
         self._place(scope)
         headers, intake = Headers(scope=scope), BodyReceiver(receive, self.max_body_bytes, self.pace, self._turns)
         refusal = self._refusal(scope, headers)
-        if refusal is not None:
-            await _answer(_drained(send, intake), *refusal, intake)
-        else:
+        if refusal is None:
             await self._pass(scope, intake, send, headers)
+        else:
+            intake.refused = "connection" in refusal.headers
+            await refusal(scope, receive, _drained(send, intake))
 
     def _place(self, scope: Scope) -> None:
         """Give every path the form of ASGI, `root_path` and the route's path behind it, whichever way a proxy asked.
@@ -208,17 +211,18 @@ class RequestGuard:
         if self.root_path:
             scope.update(root_path=self.root_path, path=self.root_path + _route_path(scope["path"], self.root_path))
 
-    def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, object] | None:
-        size = sum(len(name) + len(value) for name, value in scope["headers"])
-        if len(scope["headers"]) > self.max_headers or size > _HEADER_BYTES:
-            return 431, _headers_too_large(len(scope["headers"]), size, self.max_headers)
+    def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+        count, size = len(scope["headers"]), sum(len(name) + len(value) for name, value in scope["headers"])
+        if count > self.max_headers or size > _HEADER_BYTES:
+            limits = f"the limits are {self.max_headers} and {_HEADER_BYTES}"
+            return Problem(431, f"The request has {count} headers of {size} bytes, {limits}: send fewer.").response()
         if "transfer-encoding" in headers and "content-length" in headers:
-            return 400, _TWO_ENDS
+            return Problem(400, _TWO_ENDS).response(_CLOSING)
         if self._needs_key(scope) and not self._knows(headers):
-            return 401, {"error": "Unauthorized"}
+            return JSONResponse({"error": "Unauthorized"}, 401, {"WWW-Authenticate": "Bearer"})
         declared = headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared) > self.max_body_bytes:
-            return 413, Problem.of(BodyTooLarge.of(declared, self.max_body_bytes)).body
+            return Problem.of(BodyTooLarge.of(declared, self.max_body_bytes)).response(_CLOSING)
         return None
 
     def _needs_key(self, scope: Scope) -> bool:
@@ -262,28 +266,6 @@ def _route_path(path: str, root: str) -> str:
 
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
-
-
-_TWO_ENDS = Problem(
-    400, "The request has Content-Length and Transfer-Encoding, which a proxy may read otherwise: send one of them."
-).body
-
-
-def _headers_too_large(count: int, size: int, most: int) -> object:
-    message = f"The request has {count} headers of {size} bytes, the limits are {most} and {_HEADER_BYTES}: send fewer."
-    return Problem(431, message).body
-
-
-async def _answer(send: Send, status: int, body: object, intake: BodyReceiver) -> None:
-    data = json.dumps(body).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
-    if status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    if status in (400, 413):
-        intake.refused = True
-        headers.append((b"connection", b"close"))  # the rest of the body is not waited for
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": data})
 
 
 def _drained(send: Send, intake: BodyReceiver) -> Send:

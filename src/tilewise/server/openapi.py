@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fastapi import APIRouter
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
@@ -27,6 +27,9 @@ import tilewise
 from tilewise.errors import InvalidConfig
 from tilewise.server.body import Body, Field, fields_of
 from tilewise.server.problems import ErrorBody
+
+if TYPE_CHECKING:
+    from tilewise.server.exchange import Router
 
 Schema = dict[str, Any]
 _PLACE = "#/components/schemas/"
@@ -182,15 +185,16 @@ _ERRORS: dict[int, tuple[str, Schema]] = {
 
 
 def document(
-    routes: Sequence[APIRoute], operations: Mapping[str, Operation], *, keys: bool, open_paths: Sequence[str]
+    routers: Sequence[Router], *, keys: bool = False, open_paths: Sequence[str] = (), root_path: str = ""
 ) -> dict[str, Any]:
-    """Return the OpenAPI document; `operations` are by the names of the routes.
+    """Return the OpenAPI document. All paths but `open_paths` ask for a key, if there are keys.
 
-    All paths but `open_paths` ask for a key, if there are keys.
+    With `root_path`, the pages that show the document send their requests below that path.
     """
     schemas = Schemas()
     paths: dict[str, Any] = {}
-    for route in routes:
+    operations = {name: operation for router in routers for name, operation in router.operations.items()}
+    for route in api_routes(routers):
         locked = keys and route.path not in open_paths
         entry = {
             "summary": (route.description or "").splitlines()[0],
@@ -208,7 +212,12 @@ def document(
     if keys:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     info = {"title": "Tilewise", "version": tilewise.__version__, "description": _ABOUT}
-    return {"openapi": "3.2.0", "info": info, "paths": paths, "components": components}
+    servers = {"servers": [{"url": root_path}]} if root_path else {}
+    return {"openapi": "3.2.0", "info": info, "paths": paths, "components": components, **servers}
+
+
+def api_routes(routers: Sequence[APIRouter]) -> list[APIRoute]:
+    return [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
 
 
 def _parameters(route: APIRoute) -> Schema:

@@ -13,12 +13,9 @@ from starlette.types import ASGIApp
 
 import tilewise
 from tilewise.config import EngineConfig
-from tilewise.console import set_up_logs
-from tilewise.environment import Environment
-from tilewise.errors import EngineDead, InvalidConfig
-from tilewise.remote.engine import EngineProcess
+from tilewise.errors import EngineDead
 from tilewise.server.app import create_app
-from tilewise.server.assemble import assemble
+from tilewise.server.assemble import assemble_on_node
 from tilewise.server.config import ServerConfig
 from tilewise.server.context import Context
 
@@ -38,17 +35,8 @@ class Replica:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, engine: EngineConfig, server: ServerConfig, version: str
     ) -> None:
-        if version != tilewise.__version__:
-            raise InvalidConfig(f"A node has tilewise {tilewise.__version__}, and not {version}: install the same.")
-        set_up_logs("Replica", Environment.here().logging_level)
         started = time.perf_counter()
-        self._process = EngineProcess()
-        try:
-            self._context = await assemble(engine, server, self._process)
-        except BaseException:
-            self._process.kill()
-            self._process.pipe.close()
-            raise
+        self._context = await assemble_on_node(engine, server, version, "Replica")
         self._context.on_give_up(self._end)
         gc.freeze()  # libraries are no garbage, and looking for it among them takes long
         logger.info("Start-up took %.2f seconds: %s", time.perf_counter() - started, self._context.phases)
@@ -73,12 +61,7 @@ class Replica:
             await context.replicas.close()
 
 
-def deployment(
-    engine: EngineConfig,
-    server: ServerConfig,
-    replicas: int | tuple[int, int],
-    cpus: float,
-) -> Any:
+def deployment(engine: EngineConfig, server: ServerConfig, replicas: int | tuple[int, int], cpus: float) -> Any:
     """Return an application of Serve, with a number of replicas, or as many as its load needs between two numbers.
 
     `cpus` are the CPUs of each replica, and the threads of its engine as well.

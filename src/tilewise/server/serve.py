@@ -8,8 +8,9 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import h11
@@ -23,7 +24,7 @@ from tilewise.host import allow_many_open_files
 from tilewise.ignored import LOG
 from tilewise.remote.engine import EngineProcess
 from tilewise.remote.wire import Build
-from tilewise.server.app import UI_PATH, create_app, own_url
+from tilewise.server.app import UI_PATH, create_app
 from tilewise.server.assemble import assemble
 from tilewise.server.config import ServerConfig
 from tilewise.server.context import Context
@@ -81,9 +82,9 @@ before anybody else's turn, which takes seconds.
 _ABORTED = 2.0  # seconds that streams have to say that they were aborted
 
 
-def serve(
+async def serve(
     engine: EngineConfig,
-    server: ServerConfig,
+    config: ServerConfig,
     process: EngineProcess,
     build: Build | None = None,
     routers: Sequence[Router] | None = None,
@@ -93,16 +94,6 @@ def serve(
     `build` makes another engine than the model's; `routers` have the routes, None = those that the options ask for.
     Raises a TilewiseError if the server cannot start.
     """
-    return asyncio.run(_serve(engine, server, process, build, routers))
-
-
-async def _serve(
-    engine: EngineConfig,
-    config: ServerConfig,
-    process: EngineProcess,
-    build: Build | None,
-    routers: Sequence[Router] | None,
-) -> int:
     started = time.perf_counter()
     allow_many_open_files()
     if config.metrics_without_key:
@@ -110,13 +101,14 @@ async def _serve(
             {"--metrics-without-key": "/metrics asks for no key unless --metrics-with-key says so"}, "tilewise serve"
         )
     listener = listen(config)  # first: a port that is taken should not cost a model's loading time
+    if config.port == 0:
+        config = replace(config, port=listener.getsockname()[1])
     try:
         context = await assemble(engine, config, process, build)
         logger.info("Start-up took %.2f seconds: %s", time.perf_counter() - started, context.phases)
-        port = None if config.uds is not None else listener.getsockname()[1]
         if config.ui:
-            logger.info("The web chat is at %s", own_url(config, port).removesuffix("/v1") + UI_PATH)
-        server = Server(uvicorn_config(context, routers, port), context)
+            logger.info("The web chat is at %s", config.url + UI_PATH)
+        server = Server(uvicorn_config(context, routers), context)
         await server.serve(sockets=[listener])
         await context.replicas.close()
         logger.info("Shutdown complete")
@@ -158,12 +150,10 @@ def _remove_stale(path: Path) -> None:
     path.unlink()
 
 
-def uvicorn_config(
-    context: Context, routers: Sequence[Router] | None = None, port: int | None = None
-) -> uvicorn.Config:
-    config, level = context.config, context.config.uvicorn_log_level
+def uvicorn_config(context: Context, routers: Sequence[Router] | None) -> uvicorn.Config:
+    config, access_log = context.config, not context.config.disable_uvicorn_access_log
     return uvicorn.Config(
-        create_app(context, routers, port),
+        create_app(context, routers),
         host=config.host or "0.0.0.0",
         port=config.port,
         uds=config.uds,
@@ -175,9 +165,9 @@ def uvicorn_config(
         timeout_keep_alive=config.timeout_keep_alive,
         timeout_graceful_shutdown=1,  # answers have ended by then
         server_header=False,
-        access_log=not config.disable_uvicorn_access_log,
+        access_log=access_log,
         log_config=http_log_config(
-            "APIServer", level, not config.disable_uvicorn_access_log, config.disable_access_log_for_endpoints
+            "APIServer", config.uvicorn_log_level, access_log, config.disable_access_log_for_endpoints
         ),
         ssl_keyfile=config.ssl_keyfile,
         ssl_certfile=config.ssl_certfile,
@@ -228,18 +218,11 @@ class Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Handle signals as uvicorn does, without raising them again: a server that ended as told has not failed."""
-        with _handled(self):
-            yield
-
-
-@contextmanager
-def _handled(server: Server) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    for number in signals:
-        loop.add_signal_handler(number, server.handle_exit, number, None)
-    try:
-        yield
-    finally:
+        loop, signals = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
         for number in signals:
-            loop.remove_signal_handler(number)
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)

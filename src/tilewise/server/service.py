@@ -214,9 +214,6 @@ class AnswerService:
             self.tracing.close()
 
 
-_End = tuple[int, None, BaseException | None]
-
-
 async def merged(streams: Sequence[AsyncGenerator[Item]]) -> AsyncGenerator[tuple[int, Item]]:
     """Yield the items of all streams as they come, each with the number of its stream.
 
@@ -227,15 +224,14 @@ async def merged(streams: Sequence[AsyncGenerator[Item]]) -> AsyncGenerator[tupl
             async for found in only:
                 yield 0, found
         return
-    queue: asyncio.Queue[tuple[int, Item, None] | _End] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[int, Item | None]] = asyncio.Queue()
     tasks = [asyncio.ensure_future(_read_into(queue, number, stream)) for number, stream in enumerate(streams)]
     try:
         running = len(tasks)
         while running:
-            number, item, error = await queue.get()
-            if error is not None:
-                raise error
+            number, item = await queue.get()
             if item is None:
+                await tasks[number]  # raises the error that the stream ended by
                 running -= 1
             else:
                 yield number, item
@@ -245,16 +241,11 @@ async def merged(streams: Sequence[AsyncGenerator[Item]]) -> AsyncGenerator[tupl
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _read_into(
-    queue: asyncio.Queue[tuple[int, Item, None] | _End], number: int, stream: AsyncGenerator[Item]
-) -> None:
-    """Put the items of a stream into the queue, and behind them its end, with the error that it ended by."""
-    error: BaseException | None = None
+async def _read_into(queue: asyncio.Queue[tuple[int, Item | None]], number: int, stream: AsyncGenerator[Item]) -> None:
+    """Put the items of a stream into the queue, and None behind them."""
     try:
         async with aclosing(stream):
             async for item in stream:
-                queue.put_nowait((number, item, None))
-    except Exception as failure:  # of whatever kind: it is raised where the streams are read together
-        error = failure
+                queue.put_nowait((number, item))
     finally:
-        queue.put_nowait((number, None, error))
+        queue.put_nowait((number, None))

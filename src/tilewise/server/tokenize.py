@@ -13,7 +13,6 @@ from typing_extensions import TypedDict
 from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
 from tilewise.inputs.media.reader import MediaOptions, MediaReader
-from tilewise.inputs.messages import parse_messages
 from tilewise.inputs.options import check_ids
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.request_builder import ChatPrompt
@@ -21,11 +20,10 @@ from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import SamplingParams
 from tilewise.server.bodies import ConversationFields, DetokenizeBody, TokenizeBody
 from tilewise.server.body import UnknownFields
-from tilewise.server.chat.call import check_special_tokens, check_template, ending_of, prompt_of, thinking_of
+from tilewise.server.chat.call import check_template, prompt_of
 from tilewise.server.chat.tools import read_tools
 from tilewise.server.context import context_of
 from tilewise.server.exchange import Router
-from tilewise.server.messages import RequestRules
 from tilewise.server.openapi import JSON_BODY, Operation
 from tilewise.server.served import ServedModel
 
@@ -70,15 +68,9 @@ def tokenize_call(body: dict[str, Any], served: ServedModel, ignored: Ignored) -
         for name in sorted(_OF_MESSAGES & fields.model_fields_set):
             raise InvalidField(name, f"{name} belongs to messages: leave it out with prompt.")
         return TokenizeCall(fields.prompt, fields.add_special_tokens is not False, fields.return_token_strs)
-    check_special_tokens(fields.add_special_tokens, served, ignored)
-    return TokenizeCall(_conversation(fields, served, unknown), start=True, spelled=fields.return_token_strs)
-
-
-def _conversation(fields: TokenizeBody, served: ServedModel, unknown: UnknownFields) -> ChatPrompt:
-    messages = parse_messages(fields.messages or [], RequestRules(unknown, served.detail_tiles))
-    thinking = thinking_of(fields, served, unknown.ignored)
     tools = read_tools(fields.tools, None, True, replace(served, tools=True))  # they count, read out of answers or not
-    return prompt_of(fields, messages, thinking, tools, ending_of(fields), unknown.ignored)
+    prompt = prompt_of(fields, tools, served, unknown)
+    return TokenizeCall(prompt, start=True, spelled=fields.return_token_strs)
 
 
 def tokenize_body(call: TokenizeCall, preparer: Preparer, reader: MediaReader) -> Tokens:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tilewise.environment import Environment
@@ -143,8 +144,7 @@ class TraceContext:
         from opentelemetry.context import attach, detach
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope.get("headers", ())}
-        token = attach(TraceContextTextMapPropagator().extract(headers))
+        token = attach(TraceContextTextMapPropagator().extract(Headers(raw=scope.get("headers", []))))
         try:
             await self._app(scope, receive, send)
         finally:

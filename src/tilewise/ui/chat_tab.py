@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,47 +28,36 @@ MOST_BYTES = 50 * 2**20
 FILE_TYPES = ["image", ".heic", ".avif", *VIDEO_SUFFIXES]
 
 
-@dataclass
-class SettingsPanel:
-    """Components of the settings, in the order in which handlers get their values."""
-
-    components: Sequence[Any]
-
-    @classmethod
-    def build(cls, words: Any) -> SettingsPanel:
-        return cls([
-            gr.Textbox(label=words("system"), info=words("system_note"), lines=2, elem_id="system"),
-            gr.Slider(1, 40, 12, step=1, label=words("tiles"), info=words("tiles_note"), elem_id="tiles"),
-            gr.Radio(["auto", "low", "high"], value="auto", label=words("detail"), info=words("detail_note")),
-            gr.Checkbox(label=words("thinking")),
-            gr.Slider(0, 2, 0, step=0.05, label=words("temperature")),
-            gr.Slider(0.05, 1, 1, step=0.05, label=words("top_p")),
-            gr.Number(1024, label=words("max_tokens"), precision=0, minimum=1),
-            gr.Number(None, label=words("seed"), precision=0),
-        ])  # fmt: skip
-
-    @staticmethod
-    def read(card: ServedCard, values: Sequence[Any]) -> ChatSettings:
-        system, tiles, detail, thinking, temperature, top_p, longest, seed = values
-        return ChatSettings(
-            card.model, system or "", float(temperature), float(top_p), int(longest) if longest else None,
-            None if seed is None else int(seed), int(tiles), detail, bool(thinking), card.ours,
-        )  # fmt: skip
+def build_settings(words: Any) -> list[Any]:
+    """Return the components of the settings, in the order in which `read_settings` takes their values."""
+    return [
+        gr.Textbox(label=words("system"), info=words("system_note"), lines=2, elem_id="system"),
+        gr.Slider(1, 40, 12, step=1, label=words("tiles"), info=words("tiles_note"), elem_id="tiles"),
+        gr.Radio(["auto", "low", "high"], value="auto", label=words("detail"), info=words("detail_note")),
+        gr.Checkbox(label=words("thinking")),
+        gr.Slider(0, 2, 0, step=0.05, label=words("temperature")),
+        gr.Slider(0.05, 1, 1, step=0.05, label=words("top_p")),
+        gr.Number(1024, label=words("max_tokens"), precision=0, minimum=1),
+        gr.Number(None, label=words("seed"), precision=0),
+    ]
 
 
-@dataclass(frozen=True)
-class PageHead:
-    """The part of the page above all tabs: the model that is asked, and the key of its server."""
-
-    model: gr.Dropdown
-    key: gr.Textbox
+def read_settings(card: ServedCard, values: Sequence[Any]) -> ChatSettings:
+    system, tiles, detail, thinking, temperature, top_p, longest, seed = values
+    return ChatSettings(
+        card.model, system or "", float(temperature), float(top_p), int(longest) if longest else None,
+        None if seed is None else int(seed), int(tiles), detail, bool(thinking), card.ours,
+    )  # fmt: skip
 
 
 class ChatTab:
     """A conversation with one model, and beside it what the model sees."""
 
-    def __init__(self, servers: Servers, words: Any, head: PageHead, examples: Sequence[Any]) -> None:
-        self._servers, self._head = servers, head
+    def __init__(
+        self, servers: Servers, words: Any, model: gr.Dropdown, key: gr.Textbox, examples: Sequence[Any]
+    ) -> None:
+        """Build the tab; `model` and `key` are the page's: the model that is asked, and the key of its server."""
+        self._servers, self._model, self._key = servers, model, key
         self.conversation = gr.State(ChatConversation())
         self.kept = gr.BrowserState([], storage_key="tilewise.conversation", secret="tilewise")
         with gr.Row(elem_id="chat-row"):
@@ -106,7 +94,7 @@ class ChatTab:
         self.grid = gr.HTML(label=words("seen"), show_label=True, visible=False, container=True, elem_id="grid")
         self.strip = gr.HTML(label=words("took"), show_label=True, visible=False, container=True, elem_id="strip")
         with gr.Accordion(words("settings"), open=False, elem_id="settings"):
-            self.settings = SettingsPanel.build(words)
+            self.settings = build_settings(words)
         with gr.Accordion(words("export"), open=False, elem_id="export"):
             self.markdown = gr.DownloadButton(words("markdown"), size="sm")
             self.codes = []
@@ -118,7 +106,7 @@ class ChatTab:
     @property
     def inputs(self) -> list[Any]:
         """Components whose values handlers take."""
-        return [self.conversation, self._head.model, self._head.key, *self.settings.components]
+        return [self.conversation, self._model, self._key, *self.settings]
 
     @property
     def shown(self) -> list[Any]:
@@ -138,7 +126,7 @@ class ChatTab:
         self.box.stop(self.stopped, self.conversation, [self.box, self.kept], cancels=runs)
         self.bubbles.undo(self.undo, inputs, shown)
         gr.on([self.new.click, self.bubbles.clear], self.begin, None, shown, cancels=runs)
-        cut = [self._head.model, *self.settings.components[1:3]]
+        cut = [self._model, *self.settings[1:3]]
         looks = [self.box.change, *(part.change for part in cut)]
         gr.on(looks, self.look, [self.box, self.conversation, *cut], self.grid, show_progress="hidden")
         self.camera.change(add_file, [self.box, self.camera], self.box)
@@ -207,7 +195,7 @@ class ChatTab:
         if not conversation.exchanges:
             return [gr.skip()] * 4
         card = self._servers.card(label)
-        settings = SettingsPanel.read(card, values)
+        settings = read_settings(card, values)
         file = Path(tempfile.mkdtemp()) / "conversation.md"
         file.write_text(as_markdown(conversation), "utf-8")
         return [str(file), as_curl(conversation, settings, card.url), as_openai(conversation, settings, card.url),
@@ -220,7 +208,7 @@ class ChatTab:
         yield self._shown(conversation, settings, busy=True)
         try:
             card = self._servers.card(label or next(iter(self._servers.choices(key)), None))
-            body = conversation.body(SettingsPanel.read(card, values))
+            body = conversation.body(read_settings(card, values))
             with self._servers.open(card, key) as server, closing(server.answer(body)) as deltas:
                 for delta in deltas:
                     exchange.take(delta)

@@ -60,15 +60,11 @@ class CompareTab:
         """Ask both sides, and yield what is shown whenever one of them has more."""
         sides = [_Side(self._servers, key, asked, values[start : start + 3]) for start in (0, 3)]
         news: queue.Queue[None] = queue.Queue()
-        threads = [threading.Thread(target=side.run, args=(news,), daemon=True) for side in sides]
-        for thread in threads:
-            thread.start()
+        for side in sides:
+            threading.Thread(target=side.run, args=(news,), daemon=True).start()
         try:
-            while any(thread.is_alive() for thread in threads) or not news.empty():
-                try:
-                    news.get(timeout=0.2)
-                except queue.Empty:
-                    continue
+            while not all(side.ended for side in sides):
+                news.get()
                 yield shown([side.exchange for side in sides])
         finally:
             for side in sides:
@@ -85,8 +81,11 @@ class _Side:
         self._conversation = ChatConversation()
         self.exchange = self._conversation.ask(asked["text"], [str(file) for file in asked["files"]])
         self.stopped = False
+        """True once nobody waits for the answer."""
+        self.ended = False
 
     def run(self, news: queue.Queue[None]) -> None:
+        """Ask the side's server; `news` gets an item for each part of the answer, and one for its end."""
         try:
             card = self._servers.card(self._label)
             settings = ChatSettings(
@@ -101,7 +100,9 @@ class _Side:
                     news.put(None)
         except (TilewiseError, OSError) as error:
             self.exchange.problem = str(error)
-        news.put(None)
+        finally:
+            self.ended = True
+            news.put(None)
 
 
 def shown(exchanges: Sequence[Exchange]) -> list[str]:

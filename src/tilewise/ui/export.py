@@ -31,12 +31,12 @@ def as_curl(conversation: ChatConversation, settings: ChatSettings, url: str) ->
     """Return shell commands that send the last question with all before it."""
     names = _names(conversation)
     reads = [f"{name}=$(base64 -w0 {shlex.quote(Path(file).name)})" for file, name in names.items()]
-    messages = conversation.messages(settings, lambda file: _url_part(file, f"\0{names[file]}\0"))
+    messages = conversation.messages(
+        settings, lambda file: _url_part(file, f"data:{media_type(file)};base64,\0{names[file]}\0")
+    )
     body = json.dumps({**settings.fields, "messages": messages}, indent=2, ensure_ascii=False)
     body = body.replace("\\", "\\\\").replace("$", "\\$").replace("`", "\\`")
-    body = re.sub(
-        r'"\\\\u0000(\w+)\\\\u0000"', lambda match: f'"data:{_media_type(names, match[1])};base64,${match[1]}"', body
-    )
+    body = re.sub(r"\\\\u0000(\w+)\\\\u0000", r"$\1", body)
     return "\n".join([
         *reads,
         f"curl {url}/chat/completions -H 'Content-Type: application/json' --data-binary @- <<END", body, "END",
@@ -113,7 +113,3 @@ def _names(conversation: ChatConversation) -> dict[str, str]:
     """Return a shell variable for each file."""
     files = dict.fromkeys(file for exchange in conversation.exchanges for file in exchange.files)
     return {file: f"MEDIA_{number}" for number, file in enumerate(files, 1)}
-
-
-def _media_type(names: dict[str, str], wanted: str) -> str:
-    return next(media_type(file) for file, name in names.items() if name == wanted)

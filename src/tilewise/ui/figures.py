@@ -7,6 +7,7 @@ import html
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import filterfalse
 
 from PIL import Image
 
@@ -57,12 +58,10 @@ def tile_figures(
     `cached` says for each picture which of its tiles did not have to be encoded, where a server has told.
     """
     found: list[str] = []
-    for file in files:
+    for file in filterfalse(is_video, files):
         try:
-            picture = None if is_video(file) else open_image(str(file), ImageLimits())
+            picture = open_image(str(file), ImageLimits())
         except TilewiseError:
-            continue
-        if picture is None:
             continue
         number = len(found)
         grid = TileGrid.of(picture.size, tiling)

@@ -56,13 +56,12 @@ class Servers:
 
     def card(self, label: str | None) -> ServedCard:
         """Return the model under a label. Raises ServerProblem."""
-        if label not in self._seen and self._problems:
-            raise ServerProblem("; ".join(self._problems.values()))
-        if label not in self._seen:
+        if (card := self._seen.get(label or "")) is None:
             raise ServerProblem(
-                f"No server answers at {', '.join(self.urls)}: start one with `tilewise serve`, then send again."
+                "; ".join(self._problems.values())
+                or f"No server answers at {', '.join(self.urls)}: start one with `tilewise serve`, then send again."
             )
-        return self._seen[label]
+        return card
 
     def open(self, card: ServedCard, key: str | None) -> ChatServer:
         return ChatServer(card.url, key)
@@ -75,12 +74,10 @@ class Servers:
             with ChatServer(url, key) as server:
                 return [card_of(url, described) for described in server.models()]
         except ServerProblem as problem:
-            refused = "asks for another key" if key else "asks for a key"
-            self._problems[url] = (
-                f"{url} {refused}: type it into the field at the top."
-                if str(problem).startswith("401 ")
-                else str(problem)
-            )
+            self._problems[url] = str(problem)
+            if str(problem).startswith("401 "):
+                wanted = "another key" if key else "a key"
+                self._problems[url] = f"{url} asks for {wanted}: type it into the field at the top."
             return []
 
 

@@ -21,6 +21,10 @@ KEPT = 150
 """Looks that are shown: five minutes."""
 
 
+Look = tuple[float, dict[str, float]]
+"""A moment on the monotonic clock, and the samples that a server had then, by name."""
+
+
 @dataclass(frozen=True)
 class Plot:
     """One plot: its title's key in `words`, and a line for each of its metrics.
@@ -34,6 +38,23 @@ class Plot:
     lines: dict[str, str | tuple[str, str]]
     kind: str = "gauge"
     scale: float = 1.0
+
+    def value(self, metric: str | tuple[str, str], now: Look, before: Look | None) -> float | None:
+        """Return what a line shows at a look, without the scale; None where nothing was measured."""
+        moment, samples = now
+        if self.kind == "gauge":
+            return samples.get(str(metric))
+        if before is None:
+            return None
+        earlier, known = before
+
+        def grown(name: str) -> float:
+            return samples.get(name, 0.0) - known.get(name, 0.0)
+
+        if self.kind == "rate":
+            return grown(str(metric)) / max(moment - earlier, 0.001)
+        above, below = metric if isinstance(metric, tuple) else (f"{metric}_sum", f"{metric}_count")
+        return grown(above) / grown(below) if grown(below) > 0 else None
 
 
 PLOTS = (
@@ -51,10 +72,10 @@ PLOTS = (
 
 @dataclass
 class History:
-    """The looks that a browser tab has had at one server: samples by name, each look with its moment."""
+    """The looks that a browser tab has had at one server."""
 
     url: str = ""
-    looks: deque[tuple[float, dict[str, float]]] = field(default_factory=lambda: deque(maxlen=KEPT))
+    looks: deque[Look] = field(default_factory=lambda: deque(maxlen=KEPT))
 
     def take(self, url: str, samples: dict[str, float]) -> None:
         """Add a look; another server's history begins anew."""
@@ -65,35 +86,13 @@ class History:
     def rows(self, plot: Plot) -> list[tuple[float, float, str]]:
         """Return (seconds before now, value, line) of a plot; a line has no value where nothing was measured."""
         found = []
-        looks, newest = list(self.looks), self.looks[-1][0]
-        for number, (moment, samples) in enumerate(looks):
-            before = looks[number - 1] if number else None
+        newest = self.looks[-1][0]
+        for before, look in zip([None, *self.looks], self.looks, strict=False):
             for line, metric in plot.lines.items():
-                value = _value(plot.kind, metric, samples, moment, before)
+                value = plot.value(metric, look, before)
                 if value is not None:
-                    found.append((round(moment - newest, 1), value * plot.scale, line))
+                    found.append((round(look[0] - newest, 1), value * plot.scale, line))
         return found
-
-
-def _value(
-    kind: str,
-    metric: str | tuple[str, str],
-    now: dict[str, float],
-    moment: float,
-    before: tuple[float, dict[str, float]] | None,
-) -> float | None:
-    if kind == "gauge":
-        return now.get(str(metric))
-    if before is None:
-        return None
-
-    def grown(name: str) -> float:
-        return now.get(name, 0.0) - before[1].get(name, 0.0)
-
-    if kind == "rate":
-        return grown(str(metric)) / max(moment - before[0], 0.001)
-    above, below = metric if isinstance(metric, tuple) else (f"{metric}_sum", f"{metric}_count")
-    return grown(above) / grown(below) if grown(below) > 0 else None
 
 
 def samples_of(text: str) -> dict[str, float]:

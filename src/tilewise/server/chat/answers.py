@@ -14,13 +14,14 @@ from tilewise.outputs.group import AnswerDelta
 from tilewise.outputs.parts import AnswerParts, Call, PartsDelta, PartsSplitter, split_parts
 from tilewise.server.answers import (
     ChatScores,
+    CompletionChunk,
     Explanation,
     Finish,
     PromptScores,
-    RequestTimes,
+    SchemaChecked,
     Scores,
     StopReason,
-    UsageCounts,
+    WholeCompletion,
     chat_scores,
     checked_reason,
     explanation,
@@ -63,30 +64,20 @@ class ChatMessage(TypedDict):
     """Present where return_boxes asks for them."""
 
 
-class ChatChoice(TypedDict):
+class ChatChoice(SchemaChecked):
     index: int
     message: ChatMessage
     logprobs: ChatScores | None
     finish_reason: Finish
     stop_reason: StopReason
     token_ids: list[int] | None
-    schema_errors: NotRequired[list[str]]
-    """Violations of the schema of which `strict: true` was asked; absent if there are none."""
 
 
-class ChatCompletion(TypedDict):
-    id: str
+class ChatCompletion(WholeCompletion):
     object: Literal["chat.completion"]
-    created: int
-    model: str
     choices: list[ChatChoice]
-    service_tier: None
-    system_fingerprint: None
-    usage: UsageCounts
     prompt_logprobs: PromptScores | None
     prompt_token_ids: list[int] | None
-    kv_transfer_params: None
-    metrics: NotRequired[RequestTimes]
     explanation: NotRequired[Explanation]
 
 
@@ -114,28 +105,21 @@ class ChatDelta(TypedDict):
     """All boxes of the answer, with its last chunk, where return_boxes asks for them."""
 
 
-class ChatChunkChoice(TypedDict):
+class ChatChunkChoice(SchemaChecked):
     index: int
     delta: ChatDelta
     logprobs: ChatScores | None
     finish_reason: Finish | None
     stop_reason: NotRequired[StopReason]
     token_ids: NotRequired[list[int]]
-    schema_errors: NotRequired[list[str]]
-    """Violations of the schema of which `strict: true` was asked; absent if there are none."""
 
 
-class ChatChunk(TypedDict):
+class ChatChunk(CompletionChunk):
     """The last one has no choices, but the usage, if stream_options asks for it, or an explanation, if explain does."""
 
-    id: str
     object: Literal["chat.completion.chunk"]
-    created: int
-    model: str
     choices: list[ChatChunkChoice]
-    usage: NotRequired[UsageCounts]
     prompt_token_ids: NotRequired[list[int]]
-    metrics: NotRequired[RequestTimes]
     explanation: NotRequired[Explanation]
 
 

@@ -10,7 +10,7 @@ from tilewise.errors import InvalidField, InvalidRequest
 from tilewise.ignored import Ignored, is_near_miss
 from tilewise.inputs.media.reader import MediaOptions, MediaReader
 from tilewise.inputs.media.tiling import lax_number
-from tilewise.inputs.messages import ParsedMessage, parse_messages
+from tilewise.inputs.messages import parse_messages
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.request_builder import ChatPrompt
 from tilewise.inputs.templates import Ending
@@ -92,59 +92,55 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
     unknown = UnknownFields(ignored, served.strict_fields)
     fields = ChatBody.read(body, unknown)
     tools = read_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls, served)
-    messages = parse_messages(fields.messages, RequestRules(unknown, served.detail_tiles))
+    prompt = replace(
+        prompt_of(fields, tools, served, unknown),
+        keep_last=fields.truncate_prompt_tokens,
+        cut=fields.truncation_side or "left",
+    )
     most = max_tokens_of(fields, ignored)
-    check_special_tokens(fields.add_special_tokens, served, ignored)
-    ending = ending_of(fields)
     sampling = sampling_of(fields, served, max_tokens=most, logprobs=_logprobs(fields), structure=tools.structure)
-    thinking = thinking_of(fields, served, ignored)
     check_routing(fields, served)
     shows_marks = fields.return_boxes or _shows_marks(served, tools)
     return ChatCall(
         reply=replace(
             reply_of(fields, served, "chatcmpl-", header_id), explain=fields.explain, boxes=fields.return_boxes
         ),
-        prompt=prompt_of(fields, messages, thinking, tools, ending, ignored),
+        prompt=prompt,
         sampling=sampling.with_(skip_special_tokens=False) if shows_marks else sampling,
         priority=fields.priority,
         cache_salt=fields.cache_salt,
         max_tokens=most,
         form_field=tools.place or form_field(fields),
-        parts=_parts(served, tools, thinking, ending, sampling.structured_outputs is not None),
+        parts=_parts(served, tools, prompt, sampling.structured_outputs is not None),
         strict_schema=strict_schema(fields),
         strict_tools=tools.strict,
         include_reasoning=fields.include_reasoning,
-        echo=messages[-1].text if fields.echo and messages[-1].role == "assistant" else "",
+        echo=prompt.messages[-1].text if fields.echo and prompt.messages[-1].role == "assistant" else "",
     )
 
 
 def prompt_of(
-    fields: ChatBody | TokenizeBody,
-    messages: tuple[ParsedMessage, ...],
-    thinking: bool | None,
-    tools: ToolUse,
-    ending: Ending,
-    ignored: Ignored,
+    fields: ChatBody | TokenizeBody, tools: ToolUse, served: ServedModel, unknown: UnknownFields
 ) -> ChatPrompt:
-    prompt = ChatPrompt(
-        messages=messages,
-        thinking=thinking,
+    """Return the prompt of a body with messages. Raises InvalidField; what has no effect is named in `unknown`."""
+    check_special_tokens(fields.add_special_tokens, served, unknown.ignored)
+    return ChatPrompt(
+        messages=parse_messages(fields.messages or [], RequestRules(unknown, served.detail_tiles)),
+        thinking=thinking_of(fields, served, unknown.ignored),
         tools=tools.definitions,
-        ending=ending,
+        ending=ending_of(fields),
         processor=processor_of(fields),
-        media=_media_of(fields.media_io_kwargs, ignored),
+        media=_media_of(fields.media_io_kwargs, unknown.ignored),
     )
-    if isinstance(fields, TokenizeBody):
-        return prompt
-    return replace(prompt, keep_last=fields.truncate_prompt_tokens, cut=fields.truncation_side or "left")
 
 
-def _parts(served: ServedModel, tools: ToolUse, thinking: bool | None, ending: Ending, has_form: bool) -> PartsRule:
+def _parts(served: ServedModel, tools: ToolUse, prompt: ChatPrompt, has_form: bool) -> PartsRule:
     """Return the parts of the answers. Before a form they begin with `<think>`, which ends the prompt otherwise."""
-    asked = served.thinks_unasked if thinking is None else thinking
+    asked = served.thinks_unasked if prompt.thinking is None else prompt.thinking
+    is_open = prompt.ending == "open"
     return PartsRule(
-        reasoning=served.reasoning or bool(thinking and ending == "open" and has_form),
-        opened=ending == "open" and served.opens_thinking and asked and not has_form,
+        reasoning=served.reasoning or bool(prompt.thinking and is_open and has_form),
+        opened=is_open and served.opens_thinking and asked and not has_form,
         calls=tools.choice,
         name=tools.name or "",
         parallel=tools.parallel,
@@ -173,7 +169,8 @@ def check_template_options(options: dict[str, Any] | None, ignored: Ignored) -> 
 
     Raises InvalidField for what would be another template, or a near miss.
     """
-    for name in options or {}:
+    options = options or {}
+    for name in options:
         if name in _RESERVED or name.startswith("_"):
             raise InvalidField(
                 "chat_template_kwargs", f"chat_template_kwargs may not set {name}, which is reserved: leave it out."
@@ -183,14 +180,14 @@ def check_template_options(options: dict[str, Any] | None, ignored: Ignored) -> 
                 "chat_template_kwargs",
                 f"chat_template_kwargs has no {name[:80]!r}. Did you mean enable_thinking? Leave it out otherwise.",
             )
-    others = [name for name in options or {} if name != "enable_thinking" and (options or {})[name] is not None]
+    others = [name for name, value in options.items() if name != "enable_thinking" and value is not None]
     if len(others) > MAX_UNKNOWN:
         raise InvalidField(
             "chat_template_kwargs", f"chat_template_kwargs has {len(others)} names, the most are {MAX_UNKNOWN}."
         )
     for name in others:
         ignored.add(f"chat_template_kwargs.{name}", "the built-in templates know enable_thinking and nothing else")
-    value = (options or {}).get("enable_thinking")
+    value = options.get("enable_thinking")
     if value is not None and not isinstance(value, bool):
         raise InvalidField("chat_template_kwargs", f"enable_thinking must be true or false, got {value!r:.80}.")
     return value
@@ -232,10 +229,11 @@ def thinking_of(fields: ChatBody | TokenizeBody, served: ServedModel, ignored: I
     if len(set(asked.values())) > 1:
         raise InvalidField(next(iter(asked)), f"{' and '.join(asked)} contradict each other: send one of them.")
     thinking = next(iter(asked.values()), served.thinking)
-    why = _without_thinking(fields.messages or (), served) if thinking else None
-    for name in asked if why else ():
-        ignored.add(f"{name}.enable_thinking" if name == "chat_template_kwargs" else name, why or "")
-    return thinking if why is None else False
+    if not thinking or (why := _without_thinking(fields.messages or (), served)) is None:
+        return thinking
+    for name in asked:
+        ignored.add(f"{name}.enable_thinking" if name == "chat_template_kwargs" else name, why)
+    return False
 
 
 def _without_thinking(messages: Sequence[dict[str, Any]], served: ServedModel) -> str | None:

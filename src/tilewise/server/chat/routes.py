@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
 from tilewise.inputs.prepared_schema import schema_faults
-from tilewise.server.answers import ChunkInterval, total_usage, usage_body
+from tilewise.server.answers import ChunkInterval, SchemaChecked, total_usage, usage_body
 from tilewise.server.bodies import NOT_IN_BATCHES, BatchedChatBody, ChatBody
 from tilewise.server.chat.answers import ChatChunk, ChatCompletion, ChatStream, ReasoningCount, chat_body
 from tilewise.server.chat.call import ChatCall, chat_call
@@ -54,8 +54,7 @@ async def chat_completions(raw: HttpRequest, body: dict[str, Any], ignored: Igno
         answer = chat_body(call, output, reasoning.tokens)
         context.add_times(answer, output)
         for choice, made in zip(answer["choices"], output.outputs, strict=True):
-            if faults := await schema_errors(call, made, service):
-                choice["schema_errors"] = faults
+            await check_schema(choice, call, made, service)
         context.log_answers(call.reply.id, output)
         return JSONResponse(answer, headers=headers)
 
@@ -74,15 +73,15 @@ async def prepared(raw: HttpRequest, call: ChatCall, name: str, ignored: Ignored
     return request
 
 
-async def schema_errors(call: ChatCall, answer: CompletionOutput, service: AnswerService) -> list[str]:
-    """Return how an answer violates the schema of which `strict: true` was asked.
+async def check_schema(body: SchemaChecked, call: ChatCall, answer: CompletionOutput, service: AnswerService) -> None:
+    """Add to the body of an answer how that violates the schema of which `strict: true` was asked.
 
     An answer that was cut short is not checked: it is not whole, as its finish_reason says.
     """
     pairs = call.strict_pairs(answer.text) if answer.finish_reason == "stop" else []
-    if not pairs:
-        return []
-    return [fault for found in await service.prepare(lambda: schema_faults(pairs)) for fault in found]
+    found = await service.prepare(lambda: schema_faults(pairs)) if pairs else []
+    if faults := [fault for faults in found for fault in faults]:
+        body["schema_errors"] = faults
 
 
 async def _events(context: Context, call: ChatCall, request: Request) -> AsyncGenerator[bytes]:
@@ -93,8 +92,7 @@ async def _events(context: Context, call: ChatCall, request: Request) -> AsyncGe
         async for pieces in steps:
             chunks = [chunk for piece in pieces for chunk in stream.take(interval.hold(piece), group.usage)]
             for choice in (choice for chunk in chunks for choice in chunk["choices"] if choice["finish_reason"]):
-                if faults := await schema_errors(call, group.output().outputs[choice["index"]], service):
-                    choice["schema_errors"] = faults
+                await check_schema(choice, call, group.output().outputs[choice["index"]], service)
             yield b"".join(map(data_event, chunks))
     for chunk in stream.finish(output := group.output()):
         context.add_times(chunk, output)
@@ -128,8 +126,7 @@ async def batched_chat_completions(raw: HttpRequest, body: dict[str, Any], ignor
             context.log_answers(name, output)
         answers = [chat_body(call, output) for call, output in zip(calls, outputs, strict=True)]
         for call, output, answer in zip(calls, outputs, answers, strict=True):
-            if faults := await schema_errors(call, output.outputs[0], service):
-                answer["choices"][0]["schema_errors"] = faults
+            await check_schema(answer["choices"][0], call, output.outputs[0], service)
         headers = context.load_report(raw, ignored)
         tokens = sum(count.tokens for count in reasoning)
         return JSONResponse(_joined(answers, [output.usage for output in outputs], tokens), headers=headers)

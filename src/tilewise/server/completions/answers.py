@@ -10,13 +10,14 @@ from typing_extensions import TypedDict
 
 from tilewise.outputs.group import AnswerDelta
 from tilewise.server.answers import (
+    CompletionChunk,
     Finish,
     PromptScores,
-    RequestTimes,
     Scores,
     StopReason,
     TextScores,
     UsageCounts,
+    WholeCompletion,
     checked_reason,
     prompt_scores,
     text_scores,
@@ -41,17 +42,9 @@ class TextChoice(TypedDict):
     prompt_token_ids: list[int] | None
 
 
-class TextCompletion(TypedDict):
-    id: str
+class TextCompletion(WholeCompletion):
     object: Literal["text_completion"]
-    created: int
-    model: str
     choices: list[TextChoice]
-    service_tier: None
-    system_fingerprint: None
-    usage: UsageCounts
-    kv_transfer_params: None
-    metrics: NotRequired[RequestTimes]
 
 
 class TextChunkChoice(TypedDict):
@@ -64,14 +57,9 @@ class TextChunkChoice(TypedDict):
     prompt_token_ids: NotRequired[list[int]]
 
 
-class TextChunk(TypedDict):
-    id: str
+class TextChunk(CompletionChunk):
     object: Literal["text_completion"]
-    created: int
-    model: str
     choices: list[TextChunkChoice]
-    usage: NotRequired[UsageCounts]
-    metrics: NotRequired[RequestTimes]
 
 
 def completion_body(call: CompletionCall, outputs: Sequence[RequestOutput], decode: Decode) -> TextCompletion:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from tilewise.server.answers import ChosenScore
+from tilewise.server.answers import ChosenScore, SchemaChecked
 from tilewise.server.responses.call import Repeated, ResponseCall
 from tilewise.types import Usage
 
@@ -111,7 +111,7 @@ class RawMessage(TypedDict):
     tokens: list[int]
 
 
-class ResponseObject(Repeated):
+class ResponseObject(Repeated, SchemaChecked):
     """Beside the answer, it repeats what the request said."""
 
     id: str
@@ -133,12 +133,10 @@ class ResponseObject(Repeated):
     top_logprobs: int
     input_messages: NotRequired[list[RawMessage]]
     output_messages: NotRequired[list[RawMessage]]
-    schema_errors: NotRequired[list[str]]
-    """Violations of the schema of which `strict: true` was asked; absent if there are none."""
 
 
-class Event(TypedDict):
-    """An event without its number."""
+class UnnumberedEvent(TypedDict):
+    """An event before a stream has given it its number."""
 
     type: EventType
     response: NotRequired[ResponseObject]
@@ -154,7 +152,7 @@ class Event(TypedDict):
     arguments: NotRequired[str]
 
 
-class ResponseEvent(Event):
+class ResponseEvent(UnnumberedEvent):
     """An event of a stream, whose fields depend on its type."""
 
     sequence_number: int
@@ -163,7 +161,7 @@ class ResponseEvent(Event):
 def response_object(
     call: ResponseCall, status: ResponseStatus, output: list[OutputItem], usage: ResponseUsage | None = None
 ) -> ResponseObject:
-    reply, sampling, said = call.chat.reply, call.chat.sampling, call.said
+    reply, sampling = call.chat.reply, call.chat.sampling
     return {
         "id": call.id,
         "object": "response",
@@ -182,15 +180,7 @@ def response_object(
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_logprobs": max(sampling.logprobs or 0, 0),
-        "instructions": said["instructions"],
-        "max_output_tokens": said["max_output_tokens"],
-        "metadata": said["metadata"],
-        "parallel_tool_calls": said["parallel_tool_calls"],
-        "reasoning": said["reasoning"],
-        "text": said["text"],
-        "tool_choice": said["tool_choice"],
-        "tools": said["tools"],
-        "user": said["user"],
+        **call.said,  # type: ignore[typeddict-item]  # mypy: it might have further keys
     }
 
 
@@ -220,46 +210,49 @@ def _new_id(kind: str) -> str:
 class OpenItem(ABC):
     """An item that grows by what the model writes."""
 
+    prefix: ClassVar[str]
+    """The beginning of an item's id."""
     grown: ClassVar[EventType]
     whole: ClassVar[EventType]
 
-    def __init__(self, kind: str, index: int) -> None:
-        self.id, self.index, self.text = _new_id(kind), index, ""
+    def __init__(self, index: int) -> None:
+        self.id, self.index, self.text = _new_id(self.prefix), index, ""
 
     @abstractmethod
     def item(self, status: ItemStatus) -> OutputItem: ...
 
-    def opening(self) -> list[Event]:
+    def opening(self) -> list[UnnumberedEvent]:
         return [self._told("response.output_item.added", self.item("in_progress"))]
 
-    def grow(self, text: str, logprobs: list[ChosenScore]) -> Event:
+    def grow(self, text: str, logprobs: list[ChosenScore]) -> UnnumberedEvent:
         """Add text and return its event. Log-probabilities are reported of the answer's text alone."""
         self.text += text
         return self.place({"type": self.grown, "delta": text})
 
-    def closing(self, status: ItemStatus) -> list[Event]:
+    def closing(self, status: ItemStatus) -> list[UnnumberedEvent]:
         whole = self.place({"type": self.whole, "text": self.text})
         return [whole, self._told("response.output_item.done", self.item(status))]
 
-    def place(self, event: Event) -> Event:
+    def place(self, event: UnnumberedEvent) -> UnnumberedEvent:
         """Add to an event where in the response its text stands."""
         event.update({"item_id": self.id, "output_index": self.index, "content_index": 0})
         return event
 
-    def _told(self, kind: EventType, item: OutputItem) -> Event:
+    def _told(self, kind: EventType, item: OutputItem) -> UnnumberedEvent:
         return {"type": kind, "output_index": self.index, "item": item}
 
 
 class OpenText(OpenItem):
     """A message, whose text is the answer's."""
 
+    prefix = "msg"
     grown, whole = "response.output_text.delta", "response.output_text.done"
 
     def __init__(self, index: int) -> None:
-        super().__init__("msg", index)
+        super().__init__(index)
         self._logprobs: list[ChosenScore] = []
 
-    def opening(self) -> list[Event]:
+    def opening(self) -> list[UnnumberedEvent]:
         empty: MessageItem = {**self.item("in_progress"), "content": []}
         part: OutputText = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         return [
@@ -267,11 +260,11 @@ class OpenText(OpenItem):
             self.place({"type": "response.content_part.added", "part": part}),
         ]
 
-    def grow(self, text: str, logprobs: list[ChosenScore]) -> Event:
+    def grow(self, text: str, logprobs: list[ChosenScore]) -> UnnumberedEvent:
         self._logprobs += logprobs
         return {**super().grow(text, logprobs), "logprobs": logprobs}
 
-    def closing(self, status: ItemStatus) -> list[Event]:
+    def closing(self, status: ItemStatus) -> list[UnnumberedEvent]:
         whole, done = super().closing(status)
         part = self.place({"type": "response.content_part.done", "part": self._part()})
         return [{**whole, "logprobs": self._logprobs}, part, done]
@@ -286,10 +279,8 @@ class OpenText(OpenItem):
 class OpenReasoning(OpenItem):
     """A reasoning item: what the model thinks before it answers."""
 
+    prefix = "rs"
     grown, whole = "response.reasoning_text.delta", "response.reasoning_text.done"
-
-    def __init__(self, index: int) -> None:
-        super().__init__("rs", index)
 
     def item(self, status: ItemStatus) -> ReasoningItem:
         return {
@@ -305,17 +296,19 @@ class OpenReasoning(OpenItem):
 class OpenCall(OpenItem):
     """A call of a function, whose text is its arguments."""
 
+    prefix = "fc"
     grown = "response.function_call_arguments.delta"
 
     def __init__(self, index: int, name: str) -> None:
-        super().__init__("fc", index)
+        super().__init__(index)
         self._call_id, self._name = _new_id("call"), name
 
-    def closing(self, status: ItemStatus) -> list[Event]:
-        done: Event = {"type": "response.function_call_arguments.done", "name": self._name, "arguments": self.text}
-        return [self.place(done), self._told("response.output_item.done", self.item(status))]
+    def closing(self, status: ItemStatus) -> list[UnnumberedEvent]:
+        kind: EventType = "response.function_call_arguments.done"
+        done = self.place({"type": kind, "name": self._name, "arguments": self.text})
+        return [done, self._told("response.output_item.done", self.item(status))]
 
-    def place(self, event: Event) -> Event:
+    def place(self, event: UnnumberedEvent) -> UnnumberedEvent:
         event.update({"item_id": self.id, "output_index": self.index})
         return event
 

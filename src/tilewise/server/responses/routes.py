@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from tilewise.errors import TilewiseError
 from tilewise.ignored import Ignored
 from tilewise.server.bodies import ResponsesBody
-from tilewise.server.chat.routes import prepared, schema_errors
+from tilewise.server.chat.routes import check_schema, prepared
 from tilewise.server.context import Context, context_of
 from tilewise.server.exchange import EventStream, Router, named_event, refusal
 from tilewise.server.openapi import GENERATION, Operation
@@ -79,22 +79,18 @@ class Making:
         self._stream, self._group = ResponseStream(call), context.service.group(request)
 
     async def whole(self) -> ResponseObject:
-        async with aclosing(self._steps()) as steps:
-            async for _ in steps:
-                pass
+        await self._finish()
         if self._keep is not None:
             self._keep(self._stream.response)
         return self._stream.response
 
     async def events(self) -> AsyncGenerator[bytes]:
-        service = self._context.service
-        with service.counted():
+        with self._context.service.counted():
             try:
                 yield b"".join(map(named_event, self._stream.opening()))
-                async with service.deadline(self._request.arrival), aclosing(self._steps()) as steps:
+                async with aclosing(self._steps()) as steps:
                     async for events in steps:
-                        if events:
-                            yield b"".join(map(named_event, events))
+                        yield b"".join(map(named_event, events))
                 if self._keep is not None:
                     self._keep(self._stream.response)
             except Exception as error:  # of whatever kind: the status has been sent, so the stream has to say it
@@ -109,26 +105,28 @@ class Making:
         return queued
 
     async def _work(self, stored: StoredResponse) -> None:
-        service = self._context.service
-        with service.counted():
+        with self._context.service.counted():
             try:
-                async with service.deadline(self._request.arrival), aclosing(self._steps()) as steps:
-                    async for _ in steps:  # the response stays queued until it has ended, as vLLM's do
-                        pass
+                await self._finish()  # until then the response stays queued, as vLLM's do
             except Exception as error:  # of whatever kind: whoever asks for the response is told
                 self._stream.failed(problem_of(error))
             if self._context.store is not None:
                 self._context.store.end(stored, self._stream.response)
 
+    async def _finish(self) -> None:
+        async with aclosing(self._steps()) as steps:
+            async for _ in steps:
+                pass
+
     async def _steps(self) -> AsyncGenerator[list[ResponseEvent]]:
-        """Yield the events of each step of the engine."""
-        async with aclosing(self._context.service.pieces(self._group)) as steps:
+        """Yield the events of each step of the engine. Raises Expired, counted from the request's arrival."""
+        service = self._context.service
+        async with service.deadline(self._request.arrival), aclosing(service.pieces(self._group)) as steps:
             async for pieces in steps:
                 events = [event for piece in pieces for event in self._stream.take(piece, self._group.usage)]
                 if self._stream.response["status"] == "completed":
                     answer = self._group.output().outputs[0]
-                    if faults := await schema_errors(self._call.chat, answer, self._context.service):
-                        self._stream.response["schema_errors"] = faults
+                    await check_schema(self._stream.response, self._call.chat, answer, service)
                 yield events
         output, response = self._group.output(), self._stream.response
         if self._call.raw_messages:

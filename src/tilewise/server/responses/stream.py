@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
@@ -11,7 +12,6 @@ from tilewise.server.answers import ChosenScore, chat_scores, checked_reason
 from tilewise.server.problems import Problem
 from tilewise.server.responses.call import ResponseCall
 from tilewise.server.responses.items import (
-    Event,
     EventType,
     ItemStatus,
     OpenCall,
@@ -21,6 +21,7 @@ from tilewise.server.responses.items import (
     OutputItem,
     ResponseEvent,
     ResponseObject,
+    UnnumberedEvent,
     response_object,
     response_usage,
 )
@@ -38,14 +39,14 @@ class ResponseStream:
         self._splitter = PartsSplitter(call.chat.parts)
         self._done: list[OutputItem] = []
         self._open: OpenItem | None = None
-        self._numbers = 0
+        self._numbers = itertools.count()
         self._reasoning_tokens = 0
         self._logprobs: list[ChosenScore] = []
         self.response: ResponseObject = response_object(call, "in_progress", [])
         """The response object: in progress, and whole behind the last piece."""
 
     def opening(self) -> list[ResponseEvent]:
-        created: Event = {"type": "response.created", "response": self.response}
+        created: UnnumberedEvent = {"type": "response.created", "response": self.response}
         return self._numbered([created, {"type": "response.in_progress", "response": self.response}])
 
     def take(self, piece: AnswerDelta, usage: Usage) -> list[ResponseEvent]:
@@ -71,7 +72,7 @@ class ResponseStream:
         if piece.scores is not None and top is not None:
             self._logprobs += chat_scores([piece.scores], [piece.token_id], top, as_ids=False)
 
-    def _grow(self, delta: PartsDelta) -> Iterator[Event]:
+    def _grow(self, delta: PartsDelta) -> Iterator[UnnumberedEvent]:
         if delta.reasoning and self._call.chat.include_reasoning:
             yield from self._item(OpenReasoning)
             yield from self._deltas(delta.reasoning)
@@ -85,7 +86,7 @@ class ResponseStream:
                 yield from self._open.opening()
             yield from self._deltas(call.arguments)
 
-    def _item(self, kind: type[OpenReasoning] | type[OpenText]) -> Iterator[Event]:
+    def _item(self, kind: type[OpenReasoning] | type[OpenText]) -> Iterator[UnnumberedEvent]:
         """Open an item of this kind, and close what is open, unless that is of this kind already."""
         if isinstance(self._open, kind):
             return
@@ -93,19 +94,19 @@ class ResponseStream:
         self._open = kind(len(self._done))
         yield from self._open.opening()
 
-    def _deltas(self, text: str) -> Iterator[Event]:
+    def _deltas(self, text: str) -> Iterator[UnnumberedEvent]:
         assert self._open is not None
         if text:
             logprobs, self._logprobs = self._logprobs, []
             yield self._open.grow(text, logprobs)
 
-    def _close(self, status: ItemStatus) -> Iterator[Event]:
+    def _close(self, status: ItemStatus) -> Iterator[UnnumberedEvent]:
         if self._open is not None:
             yield from self._open.closing(status)
             self._done.append(self._open.item(status))
             self._open = None
 
-    def _end(self, status: Literal["completed", "incomplete"], usage: Usage) -> Iterator[Event]:
+    def _end(self, status: Literal["completed", "incomplete"], usage: Usage) -> Iterator[UnnumberedEvent]:
         if self._open is None and not self._done:  # an answer of nothing is an empty text
             yield from self._item(OpenText)
         yield from self._close(status)
@@ -114,9 +115,5 @@ class ResponseStream:
         kind: EventType = "response.completed" if status == "completed" else "response.incomplete"
         yield {"type": kind, "response": self.response}
 
-    def _numbered(self, events: Iterable[Event]) -> list[ResponseEvent]:
-        numbered: list[ResponseEvent] = []
-        for event in events:
-            numbered.append({**event, "sequence_number": self._numbers})
-            self._numbers += 1
-        return numbered
+    def _numbered(self, events: Iterable[UnnumberedEvent]) -> list[ResponseEvent]:
+        return [{**event, "sequence_number": next(self._numbers)} for event in events]
