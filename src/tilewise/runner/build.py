@@ -31,7 +31,7 @@ from tilewise.platforms.weights import Store
 from tilewise.runner.activations import activation_bytes, token_bytes
 from tilewise.runner.ranks import Orders, RankedRunner, Ranks, RankTask
 from tilewise.runner.runner import BackgroundRunner, LocalRunner
-from tilewise.runner.tile_store import ENCODER_PARTS, CappedFolder, TileFile, TileStore, model_key
+from tilewise.runner.tile_store import ENCODER_PARTS, CappedFolder, EncodedTileFile, EncodedTileStore, model_key
 from tilewise.runner.vision_workers import VisionTask, VisionWorkers
 from tilewise.step import Limits, Runner
 from tilewise.units import GIB
@@ -343,7 +343,7 @@ def tile_folder(config: EngineConfig, bytes_per_tile: int) -> CappedFolder | Non
 
 def tile_store(
     folder: CappedFolder, weights: bytes, model: ModelConfig, dtype: torch.dtype, arithmetic: str
-) -> TileStore:
+) -> EncodedTileStore:
     key = model_key(weights, model, dtype, arithmetic)
     logger.info("Encoded tiles are kept in %s", folder.path / key)
-    return TileStore(folder, TileFile(key, (model.rows_per_page, model.decoder.hidden_size), dtype))
+    return EncodedTileStore(folder, EncodedTileFile(key, (model.rows_per_page, model.decoder.hidden_size), dtype))

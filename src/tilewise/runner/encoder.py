@@ -20,7 +20,7 @@ from tilewise.platforms.base import Capturer
 from tilewise.platforms.transfers import PendingCopy, Streams, start_copy_to_host, to_device
 from tilewise.runner.finite import broken_rows
 from tilewise.runner.forward import CapturedEncoder
-from tilewise.runner.tile_store import StoredTile, TileStore
+from tilewise.runner.tile_store import EncodedTileStore, StoredTileRows
 from tilewise.runner.vision_workers import VisionWorkers
 from tilewise.step import EncodedTile, EncodeJob, RowsJob
 
@@ -44,7 +44,7 @@ class EncoderLane:
         models: Sequence[InternVL],
         num_pages: int,
         sizes: Sequence[int],
-        store: TileStore | None = None,
+        store: EncodedTileStore | None = None,
         mesh: Mesh = Mesh(),
         workers: VisionWorkers | None = None,
         streams: Streams | None = None,
@@ -233,7 +233,7 @@ class EncoderLane:
             pool[pages] = self._mesh.from_first(pool[pages])
         return [EncodedTile(job.digest, score if self._scored else None) for job, score in there]
 
-    def _stored(self, digest: bytes) -> StoredTile | None:
+    def _stored(self, digest: bytes) -> StoredTileRows | None:
         """Read a tile from the store; one whose rows are not finite, kept before these were checked, is not there."""
         tile = self._store.read(digest) if self._store else None
         return None if tile is None or (self._checks and not tile.rows.isfinite().all()) else tile
@@ -288,7 +288,7 @@ class EncoderLane:
         if self._store:
             for job, tile in ((job, tile) for job, tile in zip(jobs, found, strict=True) if tile.finite):
                 (rows,) = start_copy_to_host(self.pools[0][job.page].clone()).wait()
-                self._store.write_later(job.digest, StoredTile(rows, tile.score))
+                self._store.write_later(job.digest, StoredTileRows(rows, tile.score))
         return found
 
 

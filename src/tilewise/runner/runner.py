@@ -24,7 +24,7 @@ from tilewise.runner.encoder import EncoderLane
 from tilewise.runner.finite import FiniteCheck
 from tilewise.runner.forward import Forward, logits_by_panels, logits_one_by_one, logits_together
 from tilewise.runner.sampler import SampledTokens, choose, rows_of, sample, score_prompts
-from tilewise.runner.tile_store import TileStore
+from tilewise.runner.tile_store import EncodedTileStore
 from tilewise.runner.vision_workers import VisionWorkers
 from tilewise.step import EncodedTile, Limits, PromptScores, Runner, StepPlan, StepResult, StepSeconds, Work
 
@@ -100,7 +100,7 @@ class LocalRunner:
         model: InternVL,
         limits: Limits,
         device: torch.device,
-        store: TileStore | None = None,
+        store: EncodedTileStore | None = None,
         draft_model: InternVL | None = None,
         capturer: Capturer | None = None,
         mesh: Mesh = Mesh(),

@@ -1,4 +1,4 @@
-"""TileStore: encoded tiles of one model on disk, so that a tile met again tomorrow needs no encoder."""
+"""EncodedTileStore: encoded tiles of one model on disk, so that a tile met again tomorrow needs no encoder."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
 
 @dataclass(frozen=True, slots=True)
-class StoredTile:
+class StoredTileRows:
     """An encoded tile, as it is kept."""
 
     rows: Tensor
@@ -65,7 +65,7 @@ class StoredTile:
 
 
 @dataclass(frozen=True, slots=True)
-class TileFile:
+class EncodedTileFile:
     """The form of one model's files.
 
     Each has a seal, a SHA-256 over model, digest, rows and score, so a file that is torn, altered or in the wrong place
@@ -76,12 +76,12 @@ class TileFile:
     shape: tuple[int, ...]
     dtype: torch.dtype
 
-    def pack(self, digest: bytes, tile: StoredTile) -> bytes:
+    def pack(self, digest: bytes, tile: StoredTileRows) -> bytes:
         rows = tile.rows.cpu().contiguous()
         score = torch.tensor([] if tile.score is None else [tile.score], dtype=torch.float32)
         return _save(rows, score, self._seal(digest, _bytes(rows), _bytes(score)))
 
-    def unpack(self, digest: bytes, data: bytes) -> StoredTile | None:
+    def unpack(self, digest: bytes, data: bytes) -> StoredTileRows | None:
         """Return the tile; None unless `data` is exactly what `pack` made of this tile for this model."""
         try:
             parts = dict(deserialize(data))  # type: ignore[no-untyped-call]
@@ -98,7 +98,7 @@ class TileFile:
         # White space in the header may stand for other white space: not what was packed, though it says the same.
         if _save(rows, score, seal) != data:
             return None
-        return StoredTile(rows, score.item() if len(score) else None)
+        return StoredTileRows(rows, score.item() if len(score) else None)
 
     def _parts(self, scores: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         return {"rows": (_NAMES[self.dtype], self.shape), "score": ("F32", (scores,)), "seal": ("U8", (32,))}
@@ -137,13 +137,13 @@ class TileCounts:
     """Tiles not written because too many waited."""
 
 
-class TileStore:
+class EncodedTileStore:
     """A store that reads at once and writes in a thread of its own. Nothing that happens to the disk is an error here.
 
     The first failure is a warning, and nothing is written after it; what can be read still is.
     """
 
-    def __init__(self, folder: CappedFolder, form: TileFile) -> None:
+    def __init__(self, folder: CappedFolder, form: EncodedTileFile) -> None:
         self.counts = TileCounts()
         self._folder = folder
         self._form = form
@@ -152,7 +152,7 @@ class TileStore:
         # Its threads are joined when the interpreter exits, so tiles are written even if nobody calls `close`.
         self._writer = ThreadPoolExecutor(1, "tile-store")
 
-    def read(self, digest: bytes) -> StoredTile | None:
+    def read(self, digest: bytes) -> StoredTileRows | None:
         """Return the tile, bit by bit as it was written, or None."""
         tile = self._read(digest)
         if tile is None:
@@ -161,7 +161,7 @@ class TileStore:
             self.counts.hits += 1
         return tile
 
-    def _read(self, digest: bytes) -> StoredTile | None:
+    def _read(self, digest: bytes) -> StoredTileRows | None:
         try:
             data = self._folder.read(self._form.model_key, digest.hex())
             if data is None:
@@ -175,7 +175,7 @@ class TileStore:
             self._give_up(error)
             return None
 
-    def write_later(self, digest: bytes, tile: StoredTile) -> None:
+    def write_later(self, digest: bytes, tile: StoredTileRows) -> None:
         """Write a tile in the background. Its rows must not be written to afterwards; they may be on a device."""
         if not self._writing:
             return
@@ -184,7 +184,7 @@ class TileStore:
             return
         self._writer.submit(self.write, digest, tile).add_done_callback(self._settle)
 
-    def write(self, digest: bytes, tile: StoredTile) -> None:
+    def write(self, digest: bytes, tile: StoredTileRows) -> None:
         if not self._writing:
             return
         try:

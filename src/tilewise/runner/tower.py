@@ -22,7 +22,7 @@ from tilewise.platforms import current_platform
 from tilewise.platforms.base import Platform
 from tilewise.runner.build import arithmetic_name, chosen_dtype, load_encoder, tile_folder, tile_store
 from tilewise.runner.finite import broken_rows
-from tilewise.runner.tile_store import StoredTile, TileStore
+from tilewise.runner.tile_store import EncodedTileStore, StoredTileRows
 from tilewise.step import Limits
 from tilewise.types import Tile
 from tilewise.units import GIB, in_bytes
@@ -41,7 +41,7 @@ class TileTower:
         encoder: TileEncoder,
         sizes: Sequence[int],
         device: torch.device,
-        store: TileStore | None = None,
+        store: EncodedTileStore | None = None,
         check_numerics: bool = False,
     ) -> None:
         """With `check_numerics`, rows that are not finite are neither returned nor kept."""
@@ -64,7 +64,7 @@ class TileTower:
         found = [None if self._is_broken(rows) else rows for rows in encoded]
         if self._store:
             for tile, kept in ((tile, rows) for tile, rows in zip(tiles, found, strict=True) if rows is not None):
-                self._store.write_later(tile.digest, StoredTile(kept))
+                self._store.write_later(tile.digest, StoredTileRows(kept))
         return [None if rows is None else _array(rows) for rows in found]
 
     def close(self) -> None:
