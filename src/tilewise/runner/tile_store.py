@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -51,9 +52,6 @@ def model_key(weights: bytes, config: ModelConfig, dtype: torch.dtype, arithmeti
     return hashlib.sha256(weights + repr(facts).encode()).hexdigest()[:32]
 
 
-_NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
-
-
 @dataclass(frozen=True, slots=True)
 class StoredTileRows:
     """An encoded tile, as it is kept."""
@@ -79,43 +77,26 @@ class EncodedTileFile:
     def pack(self, digest: bytes, tile: StoredTileRows) -> bytes:
         rows = tile.rows.cpu().contiguous()
         score = torch.tensor([] if tile.score is None else [tile.score], dtype=torch.float32)
-        return _save(rows, score, self._seal(digest, _bytes(rows), _bytes(score)))
+        seal = hashlib.sha256(f"{self.model_key} {digest.hex()}".encode())
+        for part in (rows, score):
+            seal.update(part.flatten().view(torch.uint8).numpy().data)
+        sealed = torch.frombuffer(bytearray(seal.digest()), dtype=torch.uint8)
+        return save({"rows": rows, "score": score, "seal": sealed})
 
     def unpack(self, digest: bytes, data: bytes) -> StoredTileRows | None:
         """Return the tile; None unless `data` is exactly what `pack` made of this tile for this model."""
         try:
-            parts = dict(deserialize(data))  # type: ignore[no-untyped-call]
+            parts = {name: bytearray(part["data"]) for name, part in deserialize(data)}  # type: ignore[no-untyped-call]
         except SafetensorError:
             return None
-        found = {name: (part["dtype"], tuple(part["shape"])) for name, part in parts.items()}
-        if found not in (self._parts(scores=0), self._parts(scores=1)):
+        rows, score = parts.get("rows", b""), parts.get("score", b"")
+        if len(rows) != math.prod(self.shape) * self.dtype.itemsize or len(score) not in (0, 4):
             return None
-        packed_rows, packed_score, seal = (bytearray(parts[name]["data"]) for name in ("rows", "score", "seal"))
-        if seal != self._seal(digest, packed_rows, packed_score):
-            return None
-        rows = torch.frombuffer(packed_rows, dtype=self.dtype).reshape(self.shape)
-        score = torch.frombuffer(packed_score, dtype=torch.float32) if packed_score else torch.empty(0)
-        # White space in the header may stand for other white space: not what was packed, though it says the same.
-        if _save(rows, score, seal) != data:
-            return None
-        return StoredTileRows(rows, score.item() if len(score) else None)
-
-    def _parts(self, scores: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-        return {"rows": (_NAMES[self.dtype], self.shape), "score": ("F32", (scores,)), "seal": ("U8", (32,))}
-
-    def _seal(self, digest: bytes, *parts: bytes | bytearray) -> bytes:
-        seal = hashlib.sha256(f"{self.model_key} {digest.hex()}".encode())
-        for part in parts:
-            seal.update(part)
-        return seal.digest()
-
-
-def _save(rows: Tensor, score: Tensor, seal: bytes | bytearray) -> bytes:
-    return save({"rows": rows, "score": score, "seal": torch.frombuffer(bytearray(seal), dtype=torch.uint8)})
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.flatten().view(torch.uint8).numpy().tobytes()
+        tile = StoredTileRows(
+            torch.frombuffer(rows, dtype=self.dtype).reshape(self.shape),
+            torch.frombuffer(score, dtype=torch.float32).item() if score else None,
+        )
+        return tile if self.pack(digest, tile) == data else None
 
 
 _WAITING = 64
@@ -143,8 +124,10 @@ class EncodedTileStore:
     The first failure is a warning, and nothing is written after it; what can be read still is.
     """
 
-    def __init__(self, folder: CappedFolder, form: EncodedTileFile) -> None:
+    def __init__(self, folder: CappedFolder, form: EncodedTileFile, check_numerics: bool = False) -> None:
+        """With `check_numerics`, a tile whose rows are not finite, kept before these were checked, is not there."""
         self.counts = TileCounts()
+        self._checks = check_numerics
         self._folder = folder
         self._form = form
         self._writing = True
@@ -155,6 +138,8 @@ class EncodedTileStore:
     def read(self, digest: bytes) -> StoredTileRows | None:
         """Return the tile, bit by bit as it was written, or None."""
         tile = self._read(digest)
+        if tile is not None and self._checks and not tile.rows.isfinite().all():
+            tile = None
         if tile is None:
             self.counts.misses += 1
         else:
