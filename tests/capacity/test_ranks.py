@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.models.test_sizes import rounding
+from tests.published_sizes import PUBLISHED
 from tests.tiny import TWINS, write_original
 from tilewise.capacity.files import SCHEMES, as_quantised, published
 from tilewise.capacity.ranks import Weigher, rank_mesh
@@ -17,7 +18,6 @@ from tilewise.models.load import Architecture
 from tilewise.platforms import current_platform
 from tilewise.platforms.ops import Ops
 from tilewise.runner.build import weight_store
-from tilewise.weights.family import MEMBERS
 from tilewise.weights.folder import CheckpointFolder, Section
 
 GIB = 2**30
@@ -42,17 +42,17 @@ def total(weigher: Weigher, layout: Layout = Layout(), rank: int = 0) -> int:
     return sum(part.bytes for part in weigher.weigh(rank_mesh(layout, rank), (layout, rank)).values())
 
 
-@pytest.mark.parametrize("name", [name for name, member in MEMBERS.items() if member.published.billions])
+@pytest.mark.parametrize("name", [name for name, sizes in PUBLISHED.items() if sizes.billions])
 def test_parameters_are_those_published(name, full):
     weigher = Weigher(Architecture.of(full(name)), Ops(), torch.bfloat16)
-    billions = MEMBERS[name].published.billions
+    billions = PUBLISHED[name].billions
     assert weigher.parameters == pytest.approx(billions * 1e9, rel=0.01, abs=rounding(billions))
 
 
-@pytest.mark.parametrize("name", [name for name, member in MEMBERS.items() if member.published.parts])
+@pytest.mark.parametrize("name", [name for name, sizes in PUBLISHED.items() if sizes.parts])
 def test_parts_have_the_parameters_published(name, full):
     parts = Weigher(Architecture.of(full(name)), Ops(), torch.bfloat16).weigh(rank_mesh(Layout(), 0), 0)
-    tower, language = MEMBERS[name].published.parts
+    tower, language = PUBLISHED[name].parts
     assert parts["tower"].bytes / 2 == pytest.approx(tower * 1e9, rel=0.01, abs=rounding(tower))
     found = sum(parts[part].bytes for part in ("embedding", "head", "attention", "mlp"))
     assert found / 2 == pytest.approx(language * 1e9, rel=0.01, abs=rounding(language))

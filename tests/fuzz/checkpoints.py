@@ -24,7 +24,7 @@ from tilewise.errors import InvalidCheckpoint, InvalidConfig, InvalidRequest, Un
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.models.load import Architecture
-from tilewise.runner.tile_store import StoredTile, TileFile
+from tilewise.runner.tile_store import EncodedTileFile, StoredTileRows
 from tilewise.weights.file_names import NeededFiles, weight_names
 from tilewise.weights.files import SafetensorFiles, known_names, open_files, shard_files
 from tilewise.weights.folder import CheckpointFolder
@@ -357,8 +357,8 @@ def _definition() -> bytes:
     return small_definition().encode()
 
 
-_ROWS = TileFile("key", (2, 3), torch.float32)
-_TILE = StoredTile(torch.arange(6.0).view(2, 3), 0.5)
+_ROWS = EncodedTileFile("key", (2, 3), torch.float32)
+_TILE = StoredTileRows(torch.arange(6.0).view(2, 3), 0.5)
 _DIGEST = bytes(16)
 
 

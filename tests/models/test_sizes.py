@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.published_sizes import PUBLISHED
 from tests.tiny import full_size, original_config
 from tilewise.inputs.media.tiling import choose_grid, count_tiles
 from tilewise.inputs.spec import InputSpec, tokens_per_tile
@@ -30,17 +31,17 @@ from tilewise.weights.view import StoredLinear
 every_member = pytest.mark.parametrize("member", MEMBERS.values(), ids=lambda member: member.name)
 
 
-@pytest.mark.parametrize("name", [name for name, member in MEMBERS.items() if member.published.billions])
+@pytest.mark.parametrize("name", [name for name, sizes in PUBLISHED.items() if sizes.billions])
 def test_parameters_are_those_published(name: str, tmp_path: Path) -> None:
-    published = MEMBERS[name].published.billions
+    published = PUBLISHED[name].billions
     assert published is not None
     found = architecture_of(name, tmp_path).count_parameters(Ops())
     assert found == pytest.approx(published * 1e9, rel=0.01, abs=rounding(published))
 
 
-@pytest.mark.parametrize("name", [name for name, member in MEMBERS.items() if member.published.parts])
+@pytest.mark.parametrize("name", [name for name, sizes in PUBLISHED.items() if sizes.parts])
 def test_parameters_of_the_parts_are_those_published(name: str, tmp_path: Path) -> None:
-    published = MEMBERS[name].published.parts
+    published = PUBLISHED[name].parts
     assert published is not None
     architecture, counts = architecture_of(name, tmp_path), PartSource()
     architecture.build(counts, Ops(), context=1)
@@ -54,17 +55,18 @@ def rounding(billions: float) -> float:
     return 0.5 * 10 ** (9 - len(str(billions).partition(".")[2]))
 
 
-@pytest.mark.parametrize("name", [name for name, member in MEMBERS.items() if member.published.gigabytes])
+@pytest.mark.parametrize("name", [name for name, sizes in PUBLISHED.items() if sizes.gigabytes])
 def test_weights_take_the_bytes_published(name: str, tmp_path: Path) -> None:
     """Within 7 %, since the pages mix GB and GiB."""
-    size = MEMBERS[name].published.gigabytes
+    size = PUBLISHED[name].gigabytes
     assert size is not None
     found = 2 * architecture_of(name, tmp_path).count_parameters(Ops())
     assert found == pytest.approx(size * 1e9, rel=0.07)
 
 
 def test_every_size_has_a_published_number_to_meet() -> None:
-    assert all(m.published.billions or m.published.gigabytes for m in MEMBERS.values() if not m.flash)
+    assert all(sizes.billions or sizes.gigabytes for sizes in PUBLISHED.values())
+    assert PUBLISHED.keys() == {member.name for member in MEMBERS.values() if not member.flash}
 
 
 @pytest.mark.parametrize("name", [name for name, member in MEMBERS.items() if member.flash])

@@ -19,9 +19,8 @@ from tilewise.engine.grammar import bits_of
 from tilewise.platforms import draw as draw_module
 from tilewise.platforms.draw import Draw, survivors
 from tilewise.platforms.ops import Ops
-from tilewise.runner import sampler
 from tilewise.runner.batch import Tables
-from tilewise.runner.sampler import apply_mask, sample
+from tilewise.runner.sampler import apply_mask, sample, warn_of_nan
 from tilewise.sampling_params import SamplingParams
 from tilewise.step import Admission, Work
 from tilewise.types import SampledToken
@@ -355,8 +354,8 @@ def test_rows_without_a_mask_stay_as_they_are():
 
 
 @pytest.mark.parametrize("options", [{"logprobs": 2}, {"logprob_token_ids": [1, 2]}])
-def test_logits_that_are_no_numbers_are_said_so_once_and_have_no_probabilities(options, monkeypatch, caplog):
-    monkeypatch.setattr(sampler, "_warned", [])
+def test_logits_that_are_no_numbers_are_said_so_once_and_have_no_probabilities(options, caplog):
+    warn_of_nan.cache_clear()
     tables = Tables(limits(), CPU)
     tables.admit(Admission(1, (0, 1), 2, SamplingParams(temperature=0, **options), 0, frozenset()))
     for _ in range(2):

@@ -14,26 +14,26 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.runner.test_capped_folder import largest_file, run_python
-from tilewise.runner.tile_store import CappedFolder, StoredTile, TileFile, TileStore
+from tilewise.runner.tile_store import CappedFolder, EncodedTileFile, EncodedTileStore, StoredTileRows
 
 KEY = "0f" * 16
 SHAPE = (5, 12)
-FORM = TileFile(KEY, SHAPE, torch.bfloat16)
+FORM = EncodedTileFile(KEY, SHAPE, torch.bfloat16)
 
 
 def digest(number: int) -> bytes:
     return random.Random(number).randbytes(16)
 
 
-def tile(number: int, score: float | None = None, dtype: torch.dtype = torch.bfloat16) -> StoredTile:
+def tile(number: int, score: float | None = None, dtype: torch.dtype = torch.bfloat16) -> StoredTileRows:
     """Any bits at all: numbers, infinities and every NaN."""
     size = SHAPE[0] * SHAPE[1] * dtype.itemsize
-    return StoredTile(
+    return StoredTileRows(
         torch.frombuffer(bytearray(random.Random(number).randbytes(size)), dtype=dtype).reshape(SHAPE), score
     )
 
 
-def same(one: StoredTile | None, other: StoredTile) -> bool:
+def same(one: StoredTileRows | None, other: StoredTileRows) -> bool:
     return (
         one is not None
         and one.score == other.score
@@ -42,8 +42,8 @@ def same(one: StoredTile | None, other: StoredTile) -> bool:
     )
 
 
-def store_at(path: Path, form: TileFile = FORM, cap: int = 10**6) -> TileStore:
-    return TileStore(CappedFolder(path, cap), form)
+def store_at(path: Path, form: EncodedTileFile = FORM, cap: int = 10**6) -> EncodedTileStore:
+    return EncodedTileStore(CappedFolder(path, cap), form)
 
 
 def files(path: Path) -> list[Path]:
@@ -53,7 +53,7 @@ def files(path: Path) -> list[Path]:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("score", [None, 0.0, torch.tensor(0.3).item()])
 def test_rows_and_score_come_back_bit_by_bit(tmp_path, dtype, score):
-    form = TileFile(KEY, SHAPE, dtype)
+    form = EncodedTileFile(KEY, SHAPE, dtype)
     store_at(tmp_path, form).write(digest(1), tile(1, score, dtype))
     store = store_at(tmp_path, form)
     assert same(store.read(digest(1)), tile(1, score, dtype))
@@ -63,16 +63,16 @@ def test_rows_and_score_come_back_bit_by_bit(tmp_path, dtype, score):
 
 def test_rows_that_are_a_part_of_a_batch_are_written_alone():
     batch = torch.stack([tile(number).rows for number in range(16)])
-    assert FORM.pack(digest(3), StoredTile(batch[3])) == FORM.pack(digest(3), tile(3))
+    assert FORM.pack(digest(3), StoredTileRows(batch[3])) == FORM.pack(digest(3), tile(3))
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        TileFile("1f" * 16, SHAPE, torch.bfloat16),
-        TileFile(KEY, (12, 5), torch.bfloat16),
-        TileFile(KEY, (60,), torch.bfloat16),
-        TileFile(KEY, SHAPE, torch.float16),
+        EncodedTileFile("1f" * 16, SHAPE, torch.bfloat16),
+        EncodedTileFile(KEY, (12, 5), torch.bfloat16),
+        EncodedTileFile(KEY, (60,), torch.bfloat16),
+        EncodedTileFile(KEY, SHAPE, torch.float16),
     ],
 )
 def test_files_of_another_model_shape_or_dtype_are_not_its_own(other):

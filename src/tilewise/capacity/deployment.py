@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -108,21 +109,12 @@ class Remedies:
 
     def _more_memory(self) -> Iterator[Remedy]:
         """Yield the least GiB of a device with which the model fits, up to `_MOST_GIB`."""
-        # Doubling, then bisection: in `low` GiB the model does not fit, in `high` it does.
-        low, high = 0, 1
-        while high <= _MOST_GIB and not self._fits_in(high):
-            low, high = high, 2 * high
-        if high > _MOST_GIB:
+        gib = bisect_left(range(_MOST_GIB + 1), True, key=lambda gib: self._best(self._of_memory(gib)).fits)
+        if gib > _MOST_GIB:
             return
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if self._fits_in(middle) else (middle, high)
-        plan = self._best(self._of_memory(high))
-        where = f"{high} GiB of memory" if self.planner.devices.device.here else f"devices of {high} GiB"
+        plan = self._best(self._of_memory(gib))
+        where = f"{gib} GiB of memory" if self.planner.devices.device.here else f"devices of {gib} GiB"
         yield self._remedy(f"{where}{', as' if self.layout is None and plan.layout.devices > 1 else ''}", plan)
-
-    def _fits_in(self, gib: int) -> bool:
-        return self._best(self._of_memory(gib)).fits
 
     def _of_memory(self, gib: int) -> Planner:
         facts = replace(self.planner.facts, free_bytes=gib * GIB, total_bytes=gib * GIB)

@@ -12,28 +12,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, cast
+
+import torch
 
 from tilewise.config import EngineConfig
 from tilewise.errors import DownloadFailed, InvalidConfig, UnknownModel, did_you_mean
-from tilewise.quantize import FP8, GROUPS, W4A16, W8A8, W8A8_STATIC, W8A16
+from tilewise.quantize import FP8, GROUPS, W4A16, W8A8, W8A8_STATIC, W8A16, QuantizeOptions, Scheme
+from tilewise.quantize.formats import CompressedTensors, Plan
+from tilewise.quantize.rounding import Rounding
 from tilewise.twin.configs import hf_config, original_config, processor_config
 from tilewise.twin.specs import full_size
 from tilewise.weights.checkpoint import Checkpoint
 from tilewise.weights.family import MEMBERS, RELATIVES, FamilyMember
-from tilewise.weights.folder import CheckpointFolder
+from tilewise.weights.folder import CheckpointFolder, Section
 
 AT_LOAD = ("int8", FP8)
 """Schemes that round a checkpoint in floats as it is loaded (`EngineConfig.quantization`)."""
 _USUAL_GROUP = 128
-_WRITTEN = {
-    W8A8: (8, "int", None, "int-quantized"),
-    W8A8_STATIC: (8, "int", None, "int-quantized"),
-    W8A16: (8, "int", None, "pack-quantized"),
-    W4A16: (4, "int", _USUAL_GROUP, "pack-quantized"),
-    "fp8-stored": (8, "float", None, "float-quantized"),
-}
-"""Bits, type, inputs that share a scale, and format of what `tilewise quantize` writes, by scheme."""
 AWQ, GPTQ = "awq", "gptq"
 SCHEMES = (*AT_LOAD, W8A8, W8A8_STATIC, W8A16, W4A16, AWQ, GPTQ)
 """Schemes that `--quantization` may plan for."""
@@ -98,17 +94,11 @@ def published(model: str) -> PublishedCheckpoint | None:
     if (ending := _ENDING.fullmatch(name)) is not None and name not in MEMBERS:
         name, how = ending["base"], ending["how"].lower()
         scheme = next(scheme for pattern, scheme in _ENDINGS.items() if re.fullmatch(pattern, how))
-    names = _names()
     relative = RELATIVES.get(f"{owner}/{name}")
     if relative is not None:
         return PublishedCheckpoint(model, relative.like, relative.transformers, scheme)
-    found = names.get(name.lower())
+    found = _BY_NAME.get(name.lower())
     return None if found is None else PublishedCheckpoint(model if slash else f"OpenGVLab/{model}", *found, scheme)
-
-
-def _names() -> dict[str, tuple[FamilyMember, bool]]:
-    """Return the names of checkpoints in lower case, each with its member and whether its files are transformers'."""
-    return {name.lower(): about for member in MEMBERS.values() for name, about in _names_of(member)}
 
 
 def _names_of(member: FamilyMember) -> Iterator[tuple[str, tuple[FamilyMember, bool]]]:
@@ -119,6 +109,10 @@ def _names_of(member: FamilyMember) -> Iterator[tuple[str, tuple[FamilyMember, b
             yield f"{member.name}{suffix}-HF", (member, True)
     if member.hf_name is not None:
         yield member.hf_name, (member, True)
+
+
+_BY_NAME = {name.lower(): about for member in MEMBERS.values() for name, about in _names_of(member)}
+"""Names of checkpoints in lower case, each with its member and whether its files are transformers'."""
 
 
 def near_names(model: str) -> str:
@@ -148,33 +142,22 @@ def described(config: dict[str, Any], scheme: str) -> dict[str, Any]:
     if scheme == GPTQ:
         about = {"quant_method": "gptq", "bits": 4, "group_size": _USUAL_GROUP, "desc_act": False, "sym": True}
         return {**config, "quantization_config": about}
-    bits, kind, group, form = _WRITTEN[scheme]
-    rounded = {W8A8: True, W8A8_STATIC: False}.get(scheme)
-    rows = None
-    if rounded is not None:
-        strategy = "token" if rounded else "tensor"
-        rows = {"num_bits": 8, "type": kind, "symmetric": True, "strategy": strategy, "dynamic": rounded}
-    fitting = None if group is None else _group(config, group)
-    weights = {"num_bits": bits, "type": kind, "symmetric": True, "strategy": "channel" if fitting is None else "group"}
-    if fitting is not None:
-        weights["group_size"] = fitting
-    about = {
-        "quant_method": "compressed-tensors",
-        "format": form,
-        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": rows}},
-        "ignore": list(_IN_FLOATS),
-    }
-    return {**config, "quantization_config": about}
+    options = QuantizeOptions(model="", out="", scheme=cast(Scheme, scheme.removesuffix("-stored")))
+    rounding = Rounding.of(options, _group(config) if scheme == W4A16 else None, torch.bfloat16)
+    written = CompressedTensors(Plan(options, rounding, (), (), _IN_FLOATS)).config(Section(config, "config.json"))
+    if rounding.floats:  # rows stay floats in any case, which is not to be logged of files that nobody has
+        written["quantization_config"]["config_groups"]["group_0"]["input_activations"] = None
+    return written
 
 
-def _group(config: dict[str, Any], usual: int) -> int | None:
+def _group(config: dict[str, Any]) -> int | None:
     """Return how many inputs share a scale: the most that divide those of every layer, as in `tilewise quantize`."""
     text = config["llm_config"] if "llm_config" in config else config["text_config"]
     heads, hidden = text["num_attention_heads"], text["hidden_size"]
     width = heads * text.get("head_dim", hidden // heads)
     inner = text.get("moe_intermediate_size", text["intermediate_size"])
-    fits = [group for group in GROUPS if group <= usual and all(count % group == 0 for count in (hidden, width, inner))]
-    return max(fits, default=None)
+    fits = (group for group in GROUPS if all(count % group == 0 for count in (hidden, width, inner)))
+    return max((group for group in fits if group <= _USUAL_GROUP), default=None)
 
 
 def as_quantised(source: CheckpointFolder, scheme: str, folder: Path) -> CheckpointFolder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -36,7 +36,7 @@ class LayoutPlan:
 
     layout: Layout
     config: EngineConfig
-    sizes: PlannedModel
+    model: PlannedModel
     device: Device
     shape: RequestShape
     ranks: tuple[RankPlan, ...]
@@ -85,7 +85,7 @@ class LayoutPlan:
 
     @property
     def request_tokens(self) -> int:
-        return self.shape.tokens(self.sizes.sizes.tokens_per_tile)
+        return self.shape.tokens(self.model.sizes.tokens_per_tile)
 
     @property
     def held(self) -> int:
@@ -104,7 +104,7 @@ class LayoutPlan:
     def pictures(self) -> int:
         """Most pictures that a request may have if its other numbers are as stated."""
         limit = (self.config.limit_mm_per_prompt or {}).get("image")
-        return self.shape.most_pictures(self.context, self.sizes.sizes.tokens_per_tile, limit) if self.fits else 0
+        return self.shape.most_pictures(self.context, self.model.sizes.tokens_per_tile, limit) if self.fits else 0
 
     @property
     def stages(self) -> Sequence[RankPlan]:
@@ -114,7 +114,7 @@ class LayoutPlan:
     @property
     def first_token(self) -> float | None:
         """Seconds to the first token of one request, at least; stages wait for one another."""
-        tokens = self.shape.prompt(self.sizes.sizes.tokens_per_tile)
+        tokens = self.shape.prompt(self.model.sizes.tokens_per_tile)
         steps = -(-tokens // self.config.max_num_batched_tokens)
         tiles = self.shape.pictures * self.shape.tiles
         if self.layout.tower == "data":
@@ -175,15 +175,12 @@ class Planner:
 
         Experts, if the model has any, are on one rank each.
         """
-        return [self._layout(1, 1, 1)] if self.devices.device.here else list(self._shared_out(self.devices.count))
-
-    def _shared_out(self, count: int) -> Iterator[Layout]:
-        for tensor in _divisors(count):
-            for pipeline in _divisors(count // tensor):
-                data = count // tensor // pipeline
-                layout = self._layout(tensor, pipeline, data)
-                if can_be_shared(self.model.sizes.decoder, layout):
-                    yield layout
+        if self.devices.device.here:
+            return [self._layout(1, 1, 1)]
+        count = self.devices.count
+        shapes = ((tensor, stages) for tensor in _divisors(count) for stages in _divisors(count // tensor))
+        layouts = (self._layout(tensor, stages, count // tensor // stages) for tensor, stages in shapes)
+        return [layout for layout in layouts if can_be_shared(self.model.sizes.decoder, layout)]
 
     def _layout(self, tensor: int, pipeline: int, data: int) -> Layout:
         """Return the options' layout in these sizes. Experts stay whole, where there are any to spread over ranks."""
@@ -194,12 +191,11 @@ class Planner:
 
     def compared(self) -> list[LayoutPlan]:
         """Return all layouts that the model can have, the recommended one first."""
-        return sorted(self._planned(), key=_rank_of)
-
-    def _planned(self) -> Iterator[LayoutPlan]:
+        plans = []
         for layout in self.layouts():
             with suppress(InvalidConfig):  # which is raised, and said, where it is the layout that was asked for
-                yield self.plan(layout)
+                plans.append(self.plan(layout))
+        return sorted(plans, key=_rank_of)
 
 
 def _divisors(count: int) -> list[int]:

@@ -14,6 +14,7 @@ from tilewise.capacity.files import Files, find_model, scheme_named
 from tilewise.capacity.ranks import Weigher
 from tilewise.config import EngineConfig, Quantization
 from tilewise.errors import InvalidConfig
+from tilewise.host import Memory
 from tilewise.inputs.media.tiling import Tiling
 from tilewise.inputs.spec import tiling_of
 from tilewise.models.config import ModelConfig
@@ -26,7 +27,7 @@ from tilewise.platforms.cuda import GRAPH_SIZES
 from tilewise.platforms.forms import Form, Grouped
 from tilewise.platforms.kv_cache import BLOCK_SIZE, BLOCK_SIZES
 from tilewise.platforms.ops import AttentionSize, Ops
-from tilewise.platforms.weights import Use, Weight, plain_weight, rounded_to_int8, side_by_side
+from tilewise.platforms.weights import Use, Weight, nbytes_of, plain_weight, rounded_to_int8, side_by_side
 from tilewise.quantize import FP8
 from tilewise.runner.build import check_kv_dtype, chosen_dtype, draft_architecture
 from tilewise.weights.quantization import check_method
@@ -41,20 +42,7 @@ def platform_of(device: Device, kind: DeviceKind = "auto") -> Platform:
     """Return the platform of a device; on this machine, one of that kind. Raises InvalidConfig where it has none."""
     if not device.here:
         return StatedPlatform(device.memory)
-    return StatedCpu(device.memory) if device.memory_stated else current_platform(kind)
-
-
-class StatedCpu(CpuPlatform):
-    """This machine's processor, with a stated amount of memory."""
-
-    def __init__(self, memory: int) -> None:
-        self._memory = memory
-
-    def total_memory(self) -> int:
-        return self._memory
-
-    def free_memory(self) -> int:
-        return self._memory
+    return CpuPlatform(Memory(device.memory, device.memory)) if device.memory_stated else current_platform(kind)
 
 
 class StatedPlatform:
@@ -122,11 +110,9 @@ class StatedOps(Ops):
 
 
 def _kept(run: Sequence[Form], bias: Tensor | None) -> Weight:
-    weight = plain_weight(run, bias)
-    form = run[0]
-    if not isinstance(form, Grouped):
-        return weight
-    return _Sized(sum(_grouped_bytes(part) for part in run if isinstance(part, Grouped)) + _nbytes(bias))
+    if not isinstance(run[0], Grouped):
+        return plain_weight(run, bias)
+    return _Sized(sum(_grouped_bytes(part) for part in run if isinstance(part, Grouped)) + nbytes_of(bias))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +128,7 @@ class _Sized:
 def _grouped_bytes(form: Grouped) -> int:
     """Return the bytes of codes with scales and zero points as files keep them."""
     zeros = 0 if form.shifts is None else form.shifts.numel() * _ZERO
-    return form.codes.nbytes + form.scales.numel() * _SCALE + zeros + _nbytes(form.order)
-
-
-def _nbytes(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.nbytes
+    return form.scales.numel() * _SCALE + zeros + nbytes_of(form.codes, form.order)
 
 
 @dataclass(frozen=True)

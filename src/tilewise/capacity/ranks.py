@@ -14,7 +14,7 @@ from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
 from tilewise.layout import Layout
 from tilewise.models.config import DecoderConfig, ModelConfig, shared_out
-from tilewise.models.decoder import DecoderLayer
+from tilewise.models.decoder import BlockFactory, DecoderLayer
 from tilewise.models.internvl import InternVL
 from tilewise.models.load import Architecture
 from tilewise.parallel.mesh import Mesh, Share
@@ -125,16 +125,36 @@ class Weigher:
         sums = PartSums(weight_store(self.ops, self.quantization), self.quantization == "int8")
         source = self.architecture.read_as(self._shapes)
         view = PartsView(source, store=sums.store, sums=sums)
-        InternVL(view, self.architecture.config, _AlikeBlocks(self, sums, key), mesh, self.ops, context=1)
+        InternVL(view, self.architecture.config, self._alike_blocks(sums, key), mesh, self.ops, context=1)
         return sums.parts
+
+    def _alike_blocks(self, sums: PartSums, key: Hashable) -> BlockFactory:
+        """Return a factory that builds the first layer of each kind, and counts the others as that one."""
+
+        def count(view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> DecoderLayer:
+            kind = (key, self.kind(layer))
+            if kind in self.layers:
+                for part, found in self.layers[kind].items():
+                    sums.add(part, found)
+            else:
+                before = dict(sums.parts)
+                self.architecture.backbone.block(view, config, layer, mesh)
+                self.layers[kind] = {part: found - before[part] for part, found in sums.parts.items()}
+            return cast(DecoderLayer, None)  # which nothing runs
+
+        return count
 
     @cached_property
     def parameters(self) -> int:
-        """Numbers of the whole model, however they are stored."""
-        shapes = replace(self._shapes, parameters=0)
-        source = self.architecture.read_as(shapes)
-        counted = _CountedBlocks(self, shapes)
-        InternVL(View(source), self.architecture.config, counted, Mesh(), self.ops, context=1)
+        """Numbers of the whole model, however they are stored; each of its layers has as many."""
+        one, two = map(self._parameters_with, (1, 2))
+        return one + (self.architecture.config.decoder.num_layers - 1) * (two - one)
+
+    def _parameters_with(self, layers: int) -> int:
+        config, shapes = self.architecture.config, replace(self._shapes, parameters=0)
+        shortened = replace(config, decoder=replace(config.decoder, num_layers=layers))
+        view = View(self.architecture.read_as(shapes))
+        InternVL(view, shortened, self.architecture.backbone.block, Mesh(), self.ops, context=1)
         return shapes.parameters
 
     def kind(self, layer: int) -> Hashable:
@@ -182,40 +202,6 @@ class _NamingView(View):
     def linear(self, name: str, *sizes: Any, **shares: Any) -> StoredLinear:
         self.modules.append(self.prefix + name)
         return super().linear(name, *sizes, **shares)
-
-
-class _AlikeBlocks:
-    """A `BlockFactory` that builds the first layer of each kind, and counts the others as that one."""
-
-    def __init__(self, weigher: Weigher, sums: PartSums, key: Hashable) -> None:
-        self._weigher, self._sums, self._key = weigher, sums, key
-
-    def __call__(self, view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> DecoderLayer:
-        kind, known = (self._key, self._weigher.kind(layer)), self._weigher.layers
-        if kind not in known:
-            before = dict(self._sums.parts)
-            self._weigher.architecture.backbone.block(view, config, layer, mesh)
-            known[kind] = {part: found - before[part] for part, found in self._sums.parts.items()}
-        else:
-            for part, found in known[kind].items():
-                self._sums.add(part, found)
-        return cast(DecoderLayer, None)  # which nothing runs
-
-
-class _CountedBlocks:
-    """A `BlockFactory` that builds the first layer alone: for parameters, it does not matter how layers are stored."""
-
-    def __init__(self, weigher: Weigher, shapes: ShapeSource) -> None:
-        self._weigher, self._shapes, self._each = weigher, shapes, 0
-
-    def __call__(self, view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> DecoderLayer:
-        if layer == 0:
-            before = self._shapes.parameters
-            self._weigher.architecture.backbone.block(view, config, layer, mesh)
-            self._each = self._shapes.parameters - before
-        else:
-            self._shapes.parameters += self._each
-        return cast(DecoderLayer, None)
 
 
 def rank_mesh(layout: Layout, rank: int) -> Mesh:

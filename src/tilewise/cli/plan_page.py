@@ -84,7 +84,7 @@ def _memory(deployment: Deployment) -> Iterator[str]:
 
 
 def _memory_rows(plan: LayoutPlan, ranks: Sequence[RankPlan]) -> Iterator[tuple[str, list[int], str]]:
-    experts = plan.sizes.sizes.decoder.experts
+    experts = plan.model.sizes.decoder.experts
     inside = "MLP" if experts is None else "experts"
     about = "" if experts is None else _experts(plan.layout, experts.count)
     for name, parts in (_WEIGHTS | {inside: ("mlp",)}).items():

@@ -79,7 +79,7 @@ def _about_sizes(sizes: Sequence[int], max_num_seqs: int | None) -> Iterator[str
         yield f"compilation_config: sizes {shown} would nowhere be used: max_num_seqs is {max_num_seqs}."
 
 
-def asks_for_eager(config: Mapping[str, Any], level: str | None) -> bool:
+def asks_for_eager(config: Mapping[str, Any], level: Any) -> bool:
     """Return whether no graphs are wanted, as `--enforce-eager` says.
 
     That is `cudagraph_mode` NONE, no size to capture, or level 0 and no mode.
@@ -87,7 +87,7 @@ def asks_for_eager(config: Mapping[str, Any], level: str | None) -> bool:
     mode = config.get("cudagraph_mode")
     if config.get("cudagraph_capture_sizes") == []:
         return True
-    return level == "0" if mode is None else str(mode).upper() == "NONE"
+    return str(level) == "0" if mode is None else str(mode).upper() == "NONE"
 
 
 def largest_graph(config: Mapping[str, Any]) -> dict[str, int]:

@@ -162,7 +162,7 @@ def _of_objects(values: dict[str, Any], found: Translated) -> dict[str, Any]:
         values["limit_mm_per_prompt"], about = counts_of(values["limit_mm_per_prompt"])
         found.lines += about
     graphs = compilation_of(values.get("compilation_config"))
-    eager = {"enforce_eager": True} if asks_for_eager(graphs, _level(values)) else {}
+    eager = {"enforce_eager": True} if asks_for_eager(graphs, values.get("optimization_level")) else {}
     found.lines += check_compilation(graphs, values.get("max_num_seqs"))
     additional = values.get("additional_config") or {}
     about, found.warnings = explain_additional(additional)
@@ -201,11 +201,6 @@ def _check_replicas(values: dict[str, Any]) -> None:
         )
 
 
-def _level(values: Mapping[str, Any]) -> str | None:
-    level = values.get("optimization_level")
-    return None if level is None else str(level)
-
-
 def _plain(name: str, value: Any) -> Any:
     """Return the value as the option has it: None for an empty text, and the name of a torch type."""
     if name in _EMPTY_IS_NONE and not value:
@@ -217,9 +212,9 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _renamed(options: Mapping[str, Any], entries: Mapping[str, ForeignOption]) -> dict[str, Any]:
-    other = {name: entries[name].put for name in options if name in entries and entries[name].put}
+    other = {name: put for name in options if name in entries and (put := entries[name].put)}
     values = {name: value for name, value in options.items() if name not in other}
     for name, put in other.items():
-        if put and options[name] is not None:
+        if options[name] is not None:
             put(values, options[name])
     return values

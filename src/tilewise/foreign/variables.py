@@ -187,16 +187,9 @@ WITHOUT_EFFECT: dict[str, str] = {
 }
 """Variable -> the reason, which one line of the log says where the variable is set."""
 OF_THE_SYSTEM: tuple[str, ...] = (
-    *(
-        "CMAKE_BUILD_TYPE",
-        "CUDA_HOME",
-        "CUDA_VISIBLE_DEVICES",
-        "FORCE_COLOR",
-        "LD_LIBRARY_PATH",
-        "LOCAL_RANK",
-        "MAX_JOBS",
-    ),
-    *("MOONCAKE_PREFERRED_SEGMENT", "MOONCAKE_REQUESTER_LOCAL_HOSTNAME", "NVCC_THREADS", "VERBOSE", "K_SCALE_CONSTANT"),
-    *("Q_SCALE_CONSTANT", "V_SCALE_CONSTANT", "S3_ACCESS_KEY_ID", "S3_ENDPOINT_URL", "S3_SECRET_ACCESS_KEY"),
+    *("CMAKE_BUILD_TYPE", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "FORCE_COLOR", "LD_LIBRARY_PATH", "LOCAL_RANK"),
+    *("MAX_JOBS", "MOONCAKE_PREFERRED_SEGMENT", "MOONCAKE_REQUESTER_LOCAL_HOSTNAME", "NVCC_THREADS", "VERBOSE"),
+    *("K_SCALE_CONSTANT", "Q_SCALE_CONSTANT", "V_SCALE_CONSTANT"),
+    *("S3_ACCESS_KEY_ID", "S3_ENDPOINT_URL", "S3_SECRET_ACCESS_KEY"),
 )
 """Variables of other programs that vLLM reads, too; nothing is said about them."""

@@ -39,11 +39,9 @@ def resolve(
     config: EngineConfig, model: ModelFacts, device: DeviceFacts, environment: Environment = Environment()
 ) -> Resolved:
     """Make every choice. Raises InvalidConfig, naming what would fit, if the model or one full sequence does not."""
-    reasons: dict[str, str] = {}
-    memory = planned_memory(config, model, device, environment, reasons)
+    memory = planned_memory(config, model, device, environment)
     memory.check()
-    reasons |= memory.reasons()
-    reasons |= _of_options(config, model, device)
+    reasons = {"max_model_len": _about_context(memory), **memory.reasons(), **dict(_of_options(config, model, device))}
     if why := why_batch_invariant(config, environment):
         reasons["batch_invariant"] = f"on: {why}; decoding costs several times the work, prompts about twice"
     if not device.graph_sizes:
@@ -78,19 +76,14 @@ def _of_options(config: EngineConfig, model: ModelFacts, device: DeviceFacts) ->
 
 
 def planned_memory(
-    config: EngineConfig,
-    model: ModelFacts,
-    device: DeviceFacts,
-    environment: Environment,
-    reasons: dict[str, str] | None = None,
+    config: EngineConfig, model: ModelFacts, device: DeviceFacts, environment: Environment
 ) -> MemoryPlan:
     """Return how memory would be shared out, whether it fits or not.
 
-    The reason why sequences are as long as they are is added to `reasons`. Raises InvalidConfig for a length beyond the
-    trained one.
+    Raises InvalidConfig for sequences that are longer than those that the model was trained for.
     """
     trained = MemoryPlan(config, model, device, model.trained_length, environment)
-    return replace(trained, context=_context(trained, {} if reasons is None else reasons))
+    return replace(trained, context=_context(trained))
 
 
 def _limits(memory: MemoryPlan, batch_invariant: bool) -> Limits:
@@ -160,20 +153,25 @@ def _speculation(config: EngineConfig) -> Speculation | None:
     return Speculation(wanted.num_speculative_tokens, wanted.lookup if wanted.method == "ngram" else None)
 
 
-def _context(plan: MemoryPlan, reasons: dict[str, str]) -> int:
+def _context(plan: MemoryPlan) -> int:
     """Return the tokens of the longest sequence. `plan` is that for the length that the model was trained for."""
     asked, trained = plan.config.max_model_len, plan.context
     if asked is None:
-        reasons["max_model_len"] = f"{trained}: the length the model was trained for"
         return trained
     if asked == AUTO_LENGTH:
-        longest = plan.longest(trained)
-        reasons["max_model_len"] = f"{longest}: the longest that fits, up to the {trained} the model was trained for"
-        return longest or trained  # which is refused then, with the part that is too large
+        return plan.longest(trained) or trained  # which is refused then, with the part that is too large
     if asked > trained and not plan.environment.allow_long:
         raise InvalidConfig(
             f"max_model_len={asked} is longer than the {trained} tokens the model was trained for: "
             "lower it, or set VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 and expect worse answers beyond."
         )
-    reasons["max_model_len"] = f"{asked}: asked for"
     return asked
+
+
+def _about_context(plan: MemoryPlan) -> str:
+    """Return the length of the longest sequence, and why it is that."""
+    whys = {
+        None: "the length the model was trained for",
+        AUTO_LENGTH: f"the longest that fits, up to the {plan.model.trained_length} the model was trained for",
+    }
+    return f"{plan.context}: {whys.get(plan.config.max_model_len, 'asked for')}"

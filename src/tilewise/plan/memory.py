@@ -24,15 +24,15 @@ MAX_TILE_PAGES = 65536
 class LargestStep:
     """The most that one step may have to compute."""
 
-    tokens: int
-    sequences: int
-    rows: int
+    tokens: int = 1
+    sequences: int = 1
+    rows: int = 0
     """Places at which a token is chosen: one a sequence, and one more for each guess."""
-    context: int
+    context: int = 1
     """Tokens of the longest sequence."""
-    logprobs: int
+    logprobs: int = 0
     """Alternatives that a token may be reported with; -1 = all tokens."""
-    tiles: int
+    tiles: int = 0
     """Tiles that are encoded at a time."""
 
 
@@ -74,8 +74,8 @@ def with_vision_workers(model: ModelFacts, workers: int, tower_bytes: int) -> Mo
     """
 
     def activation_bytes(step: LargestStep) -> int:
-        encoding = LargestStep(tokens=1, sequences=1, rows=1, context=1, logprobs=0, tiles=step.tiles)
-        return model.activation_bytes(step) + workers * model.activation_bytes(encoding)
+        encoding = model.activation_bytes(LargestStep(rows=1, tiles=step.tiles))
+        return model.activation_bytes(step) + workers * encoding
 
     weights = model.weight_bytes + (workers - 1) * tower_bytes
     return replace(model, weight_bytes=weights, activation_bytes=activation_bytes)
@@ -176,9 +176,8 @@ class MemoryPlan:
         """
         if not self.graph_sizes:
             return 0
-        size, tiles = self.graph_sizes[-1], max(self.device.tile_batches)
-        step = LargestStep(size, size, rows=0, context=1, logprobs=0, tiles=0)
-        batch = LargestStep(tokens=1, sequences=1, rows=0, context=1, logprobs=0, tiles=tiles)
+        size = self.graph_sizes[-1]
+        step, batch = LargestStep(size, size), LargestStep(tiles=max(self.device.tile_batches))
         return self.model.activation_bytes(step) + self.model.activation_bytes(batch)
 
     @property

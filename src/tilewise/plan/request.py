@@ -39,8 +39,7 @@ class Device:
 
     def shared_by(self, ranks: int) -> Device:
         """Return what each of several ranks has of this device."""
-        rates = (None if rate is None else rate / ranks for rate in (self.bandwidth, self.floats, self.int8))
-        bandwidth, floats, int8 = rates
+        bandwidth, floats, int8 = (rate and rate / ranks for rate in (self.bandwidth, self.floats, self.int8))
         return replace(self, memory=self.memory // ranks, bandwidth=bandwidth, floats=floats, int8=int8)
 
 
@@ -99,16 +98,12 @@ def read_devices(text: str, memory_here: int, bandwidth: str | None = None, tflo
     device = _device(text, what, memory_here)
     if device.here and counted and count > 1:
         raise InvalidConfig(f"--devices {text}: this machine is one device, whatever ranks it runs: use {CPU}.")
-    speeds = _floats_and_int8(tflops)
-    return Devices(
-        count,
-        replace(
-            device,
-            bandwidth=device.bandwidth if bandwidth is None else _bandwidth(bandwidth),
-            floats=device.floats if speeds is None else speeds[0],
-            int8=device.int8 if speeds is None else speeds[1],
-        ),
-    )
+    if bandwidth is not None:
+        device = replace(device, bandwidth=_bandwidth(bandwidth))
+    if tflops is not None:
+        floats, int8 = _floats_and_int8(tflops)
+        device = replace(device, floats=floats, int8=int8)
+    return Devices(count, device)
 
 
 def _device(text: str, what: str, memory_here: int) -> Device:
@@ -156,10 +151,8 @@ def _bandwidth(text: str) -> float:
     return rate
 
 
-def _floats_and_int8(text: str | None) -> tuple[float, float] | None:
+def _floats_and_int8(text: str) -> tuple[float, float]:
     """Read operations a second of floats and of int8, which is no faster where it is not stated."""
-    if text is None:
-        return None
     try:
         found = [float(part) * 1e12 for part in text.split(":")]
     except ValueError:

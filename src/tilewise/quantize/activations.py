@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain, islice
 from typing import TypeVar
 
 import torch
@@ -178,7 +180,8 @@ class SampleActivations:
         self._source = CheckpointSource(files, self._places.locate, architecture.dtype)
         self._moments = moments
         self._ops = current_platform("cpu").ops()
-        self._stages = self._walk()
+        tiles: list[Tensor] = []
+        self._stages = chain(self._walk_tower(tiles), self._walk_decoder(tiles))
         self._wanted, self._inputs = "", dict[str, MeasuredInputs]()
 
     def inputs_of(self, stage: str, reader: str) -> MeasuredInputs:
@@ -191,38 +194,32 @@ class SampleActivations:
     def _measure(self) -> MeasuredInputs:
         return MeasuredInputs([] if self._moments else None)
 
-    def _walk(self) -> Iterator[tuple[str, dict[str, MeasuredInputs]]]:
-        """Yield each stage with what its modules read, which is measured only if the stage is the wanted one."""
-        tiles: list[Tensor] = []
-        yield from self._walk_tower(tiles)
-        yield from self._walk_decoder(tiles)
-
     def _walk_tower(self, rows: list[Tensor]) -> Iterator[tuple[str, dict[str, MeasuredInputs]]]:
-        """Compute tower and projector, and append the projector's rows of each tile [tokens, hidden] to `rows`."""
+        """Compute tower and projector, and append the projector's rows of each tile [tokens, hidden] to `rows`.
+
+        Each stage is yielded with what its modules read, which is measured only if the stage is the wanted one.
+        """
         config = self._architecture.config
         pixels = [torch.from_numpy(tile.pixels.copy()) for tile in _tiles(self._requests)]
         if not pixels:
             return
         mean, std = torch.tensor(PIXEL_MEAN), torch.tensor(PIXEL_STD)
         with_none = replace(config.vision, num_layers=0)
-        tower, source = self._part("", lambda view: VisionTower(view.at("vision"), with_none, config.tile_size))
-        features = [tower.embed(tile[None], mean, std, self._ops) for tile in pixels]
-        self._give_back(source)
+        with self._part("", lambda view: VisionTower(view.at("vision"), with_none, config.tile_size)) as (tower, _):
+            features = [tower.embed(tile[None], mean, std, self._ops) for tile in pixels]
         for number in range(config.vision.num_layers):
             name = f"vision.layers.{number}"
-            block, source = self._part(name, lambda view: VisionBlock(view, config.vision))
-            for place, x in enumerate(features):
-                features[place] = block(x, self._ops)
-                self._advance(1)
-            self._give_back(source)
-            yield name, source.inputs
-        projector, source = self._part("projector", lambda view: Projector(view, config))
-        for x in features:
-            shuffled = pixel_shuffle(x[:, 1:], config.shuffle_block, config.shuffle_version)
-            rows.append(projector(shuffled, self._ops)[0])
+            with self._part(name, lambda view: VisionBlock(view, config.vision)) as (block, inputs):
+                for place, x in enumerate(features):
+                    features[place] = block(x, self._ops)
+                    self._advance(1)
+            yield name, inputs
+        with self._part("projector", lambda view: Projector(view, config)) as (projector, inputs):
+            for x in features:
+                shuffled = pixel_shuffle(x[:, 1:], config.shuffle_block, config.shuffle_version)
+                rows.append(projector(shuffled, self._ops)[0])
         del features
-        self._give_back(source)
-        yield "projector", source.inputs
+        yield "projector", inputs
 
     def _walk_decoder(self, tiles: list[Tensor]) -> Iterator[tuple[str, dict[str, MeasuredInputs]]]:
         config = self._architecture.config.decoder
@@ -235,41 +232,39 @@ class SampleActivations:
         cache = torch.zeros(cache_shape, dtype=self._architecture.dtype)
         for number in range(config.num_layers):
             name = f"language.model.layers.{number}"
-            block, source = self._part(name, partial(_block, self._architecture, number))
-            for place, x in enumerate(samples):
-                cos, sin = rope.at(torch.arange(len(x)))
-                samples[place] = block(x, cache, ForwardContext(cos, sin, _layout(len(x)), self._ops))
-                self._advance(1)
-            self._give_back(source)
-            yield name, source.inputs
+            with self._part(name, partial(self._block, number)) as (block, inputs):
+                for place, x in enumerate(samples):
+                    cos, sin = rope.at(torch.arange(len(x)))
+                    samples[place] = block(x, cache, ForwardContext(cos, sin, _layout(len(x)), self._ops))
+                    self._advance(1)
+            yield name, inputs
 
     def _embedded(self, tiles: list[Tensor]) -> list[Tensor]:
         """Return the rows that the first decoder block reads of each sample [tokens, hidden]."""
         config = self._architecture.config.decoder
         sizes = (config.vocab_size, config.hidden_size)
-        table, source = self._part("language.model", lambda view: view.tensor("embed_tokens.weight", *sizes))
-        samples, first = [], 0
-        for request in self._requests:
-            x = table[torch.tensor(request.prompt_ids)]
+        with self._part("language.model", lambda view: view.tensor("embed_tokens.weight", *sizes)) as (table, _):
+            samples = [table[torch.tensor(request.prompt_ids)] for request in self._requests]
+        waiting = iter(tiles)
+        for x, request in zip(samples, self._requests, strict=True):
             for image in request.images:
-                rows = torch.cat(tiles[first : first + len(image.tiles)])
+                rows = torch.cat(list(islice(waiting, len(image.tiles))))
                 x[image.start : image.start + len(rows)] = rows
-                first += len(image.tiles)
-            samples.append(x)
-        self._give_back(source)
         return samples
 
-    def _part(self, name: str, build: Callable[[View], _Part]) -> tuple[_Part, MeasuringSource]:
-        """Build a part of the model by internal name, which is measured if it is the wanted stage."""
-        source = MeasuringSource(self._source, self._measure if name == self._wanted else None)
-        return build(View(source, f"{name}." if name else "", source.store)), source
+    def _block(self, number: int, view: View) -> DecoderLayer:
+        return self._architecture.backbone.block(view, self._architecture.config.decoder, number, Mesh())
 
-    def _give_back(self, source: MeasuringSource) -> None:
-        """Give back the memory of the file tensors that were read; the files are read again if a tensor is used."""
-        for name in source.names:
-            place = self._places.find(name)
-            if place is not None:
-                self._files.give_back(place.name)
+    @contextmanager
+    def _part(self, name: str, build: Callable[[View], _Part]) -> Iterator[tuple[_Part, dict[str, MeasuredInputs]]]:
+        """Build a part of the model by internal name; give it with what its modules read, if it is the wanted stage.
+
+        At the end the memory of its tensors is given back; the files are read again if one is used after all.
+        """
+        source = MeasuringSource(self._source, self._measure if name == self._wanted else None)
+        yield build(View(source, f"{name}." if name else "", source.store)), source.inputs
+        for place in filter(None, map(self._places.find, source.names)):
+            self._files.give_back(place.name)
 
 
 def _tiles(requests: Iterable[Request]) -> Iterator[Tile]:
@@ -286,7 +281,3 @@ def _layout(tokens: int) -> PagedLayout:
         block_table=torch.arange(-(-tokens // _BLOCK))[None],
         kv_slots=torch.arange(tokens),
     )
-
-
-def _block(architecture: Architecture, number: int, view: View) -> DecoderLayer:
-    return architecture.backbone.block(view, architecture.config.decoder, number, Mesh())

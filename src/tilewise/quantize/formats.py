@@ -66,7 +66,6 @@ class Format(ABC):
     plan: Plan
     weights: ClassVar[str]
     """File name of the weights, without number and ending."""
-    index: ClassVar[str]
 
     @abstractmethod
     def encode(self, matrix: Matrix, rounded: RoundedMatrix, bias: Tensor | None) -> Tensors:
@@ -87,13 +86,16 @@ class Format(ABC):
 class CompressedTensors(Format):
     """The format of compressed-tensors, which vLLM, SGLang and transformers read."""
 
-    weights, index = "model", "model.safetensors.index.json"
+    weights = "model"
 
     def encode(self, matrix: Matrix, rounded: RoundedMatrix, bias: Tensor | None) -> Tensors:
         name, bits = matrix.module, self.plan.rounding.bits
         if self._kind != "pack-quantized":
             found = {f"{name}.weight": rounded.levels, f"{name}.weight_scale": rounded.scales}
-            return found | self._static(name, rounded)
+            if rounded.static is not None:
+                found[f"{name}.input_scale"] = _numbers(rounded, [rounded.static.scale], torch.float32)
+                found[f"{name}.input_zero_point"] = _numbers(rounded, [rounded.static.offset], torch.int8)
+            return found
         found = {
             f"{name}.weight_packed": packed(rounded.levels, bits),
             f"{name}.weight_scale": rounded.scales,
@@ -119,14 +121,6 @@ class CompressedTensors(Format):
     def _kind(self) -> str:
         return _KINDS[self.plan.options.scheme]
 
-    def _static(self, name: str, rounded: RoundedMatrix) -> Tensors:
-        if rounded.static is None:
-            return {}
-        return {
-            f"{name}.input_scale": _numbers(rounded, [rounded.static.scale], torch.float32),
-            f"{name}.input_zero_point": _numbers(rounded, [rounded.static.offset], torch.int8),
-        }
-
     def _groups(self) -> list[dict[str, Any]]:
         plan, kind = self.plan, "float" if self.plan.rounding.floats else "int"
         if self._kind == "pack-quantized":
@@ -134,9 +128,10 @@ class CompressedTensors(Format):
         rows = _arguments(type=kind, strategy="token", dynamic=True)
         if plan.options.scheme != W8A8_STATIC:
             return [self._group(["Linear"], rows)]
-        static = _arguments(symmetric=False, observer="minmax")
-        others = _patterns(matrix for matrix in plan.matrices if not plan.is_static(matrix))
-        return [self._group(["Linear"], static), *([self._group(others, rows)] if others else [])]
+        groups = [self._group(["Linear"], _arguments(symmetric=False, observer="minmax"))]
+        if others := _patterns([matrix for matrix in plan.matrices if not plan.is_static(matrix)]):
+            groups.append(self._group(others, rows))
+        return groups
 
     def _group(self, targets: list[str], rows: dict[str, Any] | None) -> dict[str, Any]:
         rounding = self.plan.rounding
@@ -161,7 +156,7 @@ class CompressedTensors(Format):
 class ModelSlim(Format):
     """The format of ModelSlim, which vLLM on Ascend and MindIE read."""
 
-    weights, index = "quant_model_weights", "quant_model_weights.safetensors.index.json"
+    weights = "quant_model_weights"
     model_dtype: torch.dtype
 
     def encode(self, matrix: Matrix, rounded: RoundedMatrix, bias: Tensor | None) -> Tensors:
@@ -247,8 +242,11 @@ def packed(levels: Tensor, bits: int) -> Tensor:
     return words
 
 
-_KINDS = {W8A8: "int-quantized", W8A8_STATIC: "int-quantized", FP8: "float-quantized"}
-_KINDS |= {W4A16: "pack-quantized", W8A16: "pack-quantized"}
+_KINDS = {
+    **dict.fromkeys((W8A8, W8A8_STATIC), "int-quantized"),
+    **dict.fromkeys((W4A16, W8A16), "pack-quantized"),
+    FP8: "float-quantized",
+}
 _TYPES = {W8A8: "W8A8_DYNAMIC", W8A8_STATIC: "W8A8", W8A16: "W8A16"}
 
 
@@ -269,13 +267,11 @@ def _arguments(**given: Any) -> dict[str, Any]:
     return {**usual, **given}
 
 
-def _patterns(matrices: Any) -> list[str]:
+def _patterns(matrices: Sequence[Matrix]) -> list[str]:
     """Return patterns that match the names of these layers and of no other."""
-    found = {
-        r"re:.*\.experts\..*" if matrix.of_expert else rf"re:.*\.{re.escape(matrix.module.rpartition('.')[2])}$"
-        for matrix in matrices
-    }
-    return sorted(found)
+    experts = {r"re:.*\.experts\..*" for matrix in matrices if matrix.of_expert}
+    ends = {matrix.module.rpartition(".")[2] for matrix in matrices if not matrix.of_expert}
+    return sorted(experts | {rf"re:.*\.{re.escape(end)}$" for end in ends})
 
 
 def _numbers(rounded: RoundedMatrix, values: Sequence[float], dtype: torch.dtype) -> Tensor:

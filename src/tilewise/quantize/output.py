@@ -59,13 +59,9 @@ class Shard:
     def header(self) -> bytes:
         """First bytes of the file: length and JSON. Wide types come first, so that every tensor is aligned."""
         fields: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        for name, (start, stop) in self._places().items():
-            tensor = self.tensors[name]
-            fields[name] = {
-                "dtype": _SPELLING[tensor.dtype],
-                "shape": list(tensor.shape),
-                "data_offsets": [start, stop],
-            }
+        for name, place in self._places().items():
+            dtype, shape = _SPELLING[self.tensors[name].dtype], list(self.tensors[name].shape)
+            fields[name] = {"dtype": dtype, "shape": shape, "data_offsets": list(place)}
         text = json.dumps(fields, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text
@@ -93,7 +89,7 @@ class Shard:
                 writer = ShardWriter(file.fileno(), self, {k: len(header) + v[0] for k, v in self._places().items()})
                 writer.put(header, 0)
                 yield writer
-                writer.check_complete()
+                assert not writer.missing, f"nothing came for {', '.join(writer.missing)}"
                 os.fsync(file.fileno())
             partial.replace(self.path)
         except OSError:  # a full disk needs the room more than half a file is worth
@@ -129,9 +125,6 @@ class ShardWriter:
         while view:
             written = os.pwrite(self.file, view[:_AT_A_TIME], at)
             view, at = view[written:], at + written
-
-    def check_complete(self) -> None:
-        assert not self.missing, f"nothing came for {', '.join(self.missing)}"
 
 
 def split_into_shards(
@@ -204,7 +197,9 @@ def check_folder(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise InvalidRequest(f"{folder} is a file: name a folder that is new or empty.")
-    if any(_visible(folder)) and not (folder / JOURNAL).exists():
+    # A run that was ended while it wrote its first journal leaves a part of that alone.
+    others = [path for path in folder.iterdir() if path.name != f"{JOURNAL}.partial"]
+    if others and not (folder / JOURNAL).exists():
         raise InvalidRequest(
             f"{folder} is not an empty folder, and has no {JOURNAL}, by which an ended run goes on: empty it, or name "
             "another folder."
@@ -228,11 +223,6 @@ def source_digest(folder: Path) -> str:
         status = path.stat()
         found.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     return found.hexdigest()
-
-
-def _visible(folder: Path) -> list[Path]:
-    """Return what is in a folder, but for the partial file of a run that ended while it wrote its first journal."""
-    return [path for path in folder.iterdir() if path.name != f"{JOURNAL}.partial"]
 
 
 def _check_same(folder: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -251,7 +251,11 @@ def relative_output_error(matrix: Tensor, rounded: RoundedMatrix, moments: Seque
 
     None where no activations were seen. Products between different runs of inputs are left out.
     """
+
     # The sum of (x w)^2 over all rows x is w^T (X^T X) w: the moments are enough, no activations have to be kept.
+    def energy(weights: Tensor, some: Tensor) -> float:
+        return float((weights @ some * weights).sum(dtype=torch.float64))
+
     missed = whole = 0.0
     for which in chunks(matrix):
         floats = matrix[which].float()
@@ -259,9 +263,7 @@ def relative_output_error(matrix: Tensor, rounded: RoundedMatrix, moments: Seque
         at = 0
         for some in moments:
             inputs = slice(at, at + len(some))
-            for numbers, add in ((floats[:, inputs], True), (change[:, inputs], False)):
-                found = float((numbers @ some * numbers).sum(dtype=torch.float64))
-                whole, missed = (whole + found, missed) if add else (whole, missed + found)
+            whole, missed = whole + energy(floats[:, inputs], some), missed + energy(change[:, inputs], some)
             at += len(some)
     return float((max(missed, 0.0) / whole) ** 0.5) if whole > 0 else None
 

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,8 @@ class _QuantizeRun:
         )
         self._requests = self._samples() if options.calibrates else []
         self._journal = Journal.open(options.folder, self._asked())
-        self._activations: SampleActivations | None = None
         self._of_samples: Advance = lambda _: None
-        self._smoothing = None if options.smooth is None else self._smooth(options.smooth)
+        self._smoothing = self._smooth()
 
     def run(self, show: Bar) -> QuantizeReport:
         if not self._is_finished():
@@ -129,12 +129,13 @@ class _QuantizeRun:
         )
         return Plan(self._options, rounding, matrices, floats, sorted({head, *linear}, key=_by_number))
 
-    def _smooth(self, strength: float) -> Smoothing:
-        matrices = self._plan.matrices
-        norms = find_smoothed(self._architecture, self._files, matrices)
+    def _smooth(self) -> Smoothing:
+        """Return the smoothing of the norms that take part in it: none unless it is asked for."""
+        matrices, strength = self._plan.matrices, self._options.smooth
+        norms = [] if strength is None else find_smoothed(self._architecture, self._files, matrices)
         stages = list(dict.fromkeys(matrix.stage for matrix in matrices))
         note = self._journal.norms.__setitem__
-        return Smoothing(norms, stages, self._files, strength, self._measured, note)
+        return Smoothing(norms, stages, self._files, strength or 0.0, self._measured, note)
 
     def _shapes(self, entry: Matrix | str) -> dict[str, TensorShape]:
         """Return the shapes of the tensors that the files will hold for a layer, or a tensor that stays in floats."""
@@ -185,8 +186,7 @@ class _QuantizeRun:
         with shard.writing() as writer:
             for entry in entries:
                 if isinstance(entry, str):
-                    floats = self._files.tensor(entry)
-                    writer.write(entry, floats if self._smoothing is None else self._smoothing.folded(entry, floats))
+                    writer.write(entry, self._smoothing.folded(entry, self._files.tensor(entry)))
                     self._files.give_back(entry)
                 else:
                     self._write_matrix(entry, writer)
@@ -195,14 +195,12 @@ class _QuantizeRun:
 
     def _is_known(self, entry: Matrix | str) -> bool:
         """True if the journal has all that was measured of a layer, or of a tensor that stays in floats."""
-        norm = None if self._smoothing is None else self._smoothing.norm_of(entry)
+        norm = self._smoothing.norm_of(entry)
         measured = isinstance(entry, str) or entry.module in self._journal.layers
         return measured and (norm is None or norm in self._journal.norms)
 
     def _write_matrix(self, matrix: Matrix, writer: ShardWriter) -> None:
-        floats = matrix.read(self._files)
-        if self._smoothing is not None:
-            floats = self._smoothing.folded_matrix(matrix, floats)
+        floats = self._smoothing.folded_matrix(matrix, matrix.read(self._files))
         rounded, self._journal.layers[matrix.module] = self._round(matrix, floats)
         bias = f"{matrix.module}.bias"
         added = self._files.tensor(bias) if bias in self._files.names else None
@@ -222,22 +220,21 @@ class _QuantizeRun:
                 return rounded, LayerError(relative_error(floats, rounded), outputs)
         rounded = round_matrix(floats, rounding, name)
         if self._plan.is_static(matrix):
-            divisors = None if self._smoothing is None else self._smoothing.factors_of(matrix)
+            divisors = self._smoothing.factors_of(matrix)
             rounded = replace(rounded, static=self._inputs_of(matrix).static_rows(divisors))
         return rounded, LayerError(relative_error(floats, rounded))
 
     def _inputs_of(self, matrix: Matrix) -> MeasuredInputs:
-        if self._smoothing is not None:  # it measures all stages up to this one, and samples do not go back
-            self._smoothing.reach(matrix.stage)
+        self._smoothing.reach(matrix.stage)  # it measures stages up to this one, and samples do not go back
         return self._measured(matrix.stage, matrix.reader)
 
     def _measured(self, stage: str, reader: str) -> MeasuredInputs:
-        if self._activations is None:
-            moments = self._options.scheme == W4A16
-            self._activations = SampleActivations(
-                self._architecture, self._files, self._requests, moments, self._of_samples
-            )
         return self._activations.inputs_of(stage, reader)
+
+    @cached_property
+    def _activations(self) -> SampleActivations:
+        moments = self._options.scheme == W4A16
+        return SampleActivations(self._architecture, self._files, self._requests, moments, self._of_samples)
 
     def _finish(self, report: QuantizeReport) -> None:
         """Write the small files, config.json as the last: without it, nothing takes the folder for a model."""
@@ -245,7 +242,8 @@ class _QuantizeRun:
         if len(self._shards) > 1:
             places = {name: shard.path.name for shard in self._shards for name in shard.tensors}
             total = {"total_size": report.bytes_after}
-            write_json(folder / self._format.index, {"metadata": total, "weight_map": places})
+            index = folder / f"{self._format.weights}.safetensors.index.json"
+            write_json(index, {"metadata": total, "weight_map": places})
         for path in small_files(self._source.path):
             shutil.copyfile(path, folder / path.name)
         for name, values in self._format.description().items():

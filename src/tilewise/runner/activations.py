@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tilewise.models.config import DecoderConfig, ModelConfig, VisionConfig
+from tilewise.models.config import DecoderConfig, ModelConfig
 from tilewise.plan import LargestStep
 from tilewise.platforms.draw import CPU_ROWS
 from tilewise.platforms.kv_cache import bytes_per_head, kept_dtype
@@ -165,7 +165,7 @@ class EncoderBatch:
         vision = self.config.vision
         width = self._wide(1)
         normed = norm_bytes(width // self.itemsize, self.itemsize)
-        scratch = self.ops.dense_scratch(_tower_attention(vision, self.config.tile_size, self.itemsize, self.tiles))
+        scratch = self.ops.dense_scratch(self._attention_size())
         queries_keys = 2 * width if vision.qk_norm else 0
         attention = 3 * width + queries_keys + max(normed, scratch + 3 * width)
         mlp = 2 * self._wide(vision.intermediate_size / vision.hidden_size) + width
@@ -180,11 +180,13 @@ class EncoderBatch:
 
     def _wide(self, times: float) -> int:
         """Return the bytes of all tiles' patches and class tokens, `times` as wide as the tower."""
-        vision = self.config.vision
-        tokens = (self.config.tile_size // vision.patch_size) ** 2 + 1
-        return int(self.tiles * tokens * vision.hidden_size * times) * self.itemsize
+        return int(self.tiles * self._tokens * self.config.vision.hidden_size * times) * self.itemsize
 
+    def _attention_size(self) -> AttentionSize:
+        tokens, heads, width = self._tokens, self.config.vision.num_heads, self.config.vision.hidden_size
+        return AttentionSize(tokens, tokens, heads, heads, width // heads, self.itemsize, tiles=self.tiles)
 
-def _tower_attention(vision: VisionConfig, tile_size: int, itemsize: int, tiles: int) -> AttentionSize:
-    tokens, heads = (tile_size // vision.patch_size) ** 2 + 1, vision.num_heads
-    return AttentionSize(tokens, tokens, heads, heads, vision.hidden_size // heads, itemsize, tiles=tiles)
+    @property
+    def _tokens(self) -> int:
+        """Patches of a tile, and its class token."""
+        return (self.config.tile_size // self.config.vision.patch_size) ** 2 + 1

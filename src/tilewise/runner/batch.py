@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tilewise.errors import EngineStuck
 from tilewise.models.decoder import ModelBatch
@@ -44,9 +43,8 @@ class Tables:
     def grant(self, grant: BlockGrant) -> None:
         """Write block ids into a slot's table. Raises EngineStuck for one that no cache has: kernels believe it."""
         stop = grant.first + len(grant.block_ids)
-        if not 0 < min(grant.block_ids) <= max(grant.block_ids) < self._num_blocks or not 0 < grant.slot < len(
-            self.rows
-        ):
+        in_cache = 0 < min(grant.block_ids) <= max(grant.block_ids) < self._num_blocks
+        if not in_cache or not 0 < grant.slot < len(self.rows):
             raise EngineStuck(
                 f"{grant} does not lie in a cache of {self._num_blocks} blocks and {len(self.rows)} slots."
             )
@@ -174,12 +172,12 @@ def build_batch(
     blocks = tables.blocks[owners, positions // block_size]
     image_tokens, tile_rows = _tile_rows(work, starts.tolist(), rows_per_page)
     seq_lens, table = firsts + counts, tables.blocks[slots]
-    parts = (
+    parts: tuple[Integers, ...] = (
         *(placement.spread(owners), placement.spread(positions), starts, seq_lens, table.reshape(-1)),
         *(placement.spread(blocks * block_size + positions % block_size), placement.rows),
         *(placement.rows[image_tokens], tile_rows, placement.rows[_chosen_behind(work, starts.tolist())]),
     )
-    on_device = _sent_together(parts, tables.device)
+    on_device = to_device(np.concatenate(parts), tables.device).split([len(part) for part in parts])
     row_owners, row_positions, query_starts, lengths, block_table, kv_slots, token_rows, *rows = on_device
     layout = PagedLayout(
         query_starts=query_starts,
@@ -194,12 +192,6 @@ def build_batch(
     )
     token_ids = tables.tokens[row_owners, row_positions]
     return ModelBatch(token_ids, row_positions, layout, *rows)
-
-
-def _sent_together(parts: Sequence[Integers], device: torch.device) -> tuple[Tensor, ...]:
-    whole = to_device(np.concatenate(parts), device)
-    parted: tuple[Tensor, ...] = whole.split([len(part) for part in parts])
-    return parted
 
 
 def _chosen_behind(work: Sequence[Work], starts: Sequence[int]) -> Integers:

@@ -31,7 +31,7 @@ from tilewise.platforms.weights import Store
 from tilewise.runner.activations import activation_bytes, token_bytes
 from tilewise.runner.ranks import Orders, RankedRunner, Ranks, RankTask
 from tilewise.runner.runner import BackgroundRunner, LocalRunner
-from tilewise.runner.tile_store import ENCODER_PARTS, CappedFolder, TileFile, TileStore, model_key
+from tilewise.runner.tile_store import ENCODER_PARTS, CappedFolder, EncodedTileFile, EncodedTileStore, model_key
 from tilewise.runner.vision_workers import VisionTask, VisionWorkers
 from tilewise.step import Limits, Runner
 from tilewise.units import GIB
@@ -156,8 +156,8 @@ class RankBuilder:
             # Guesses decide nothing, so that their rounding is no matter.
             guessing = self._load(drafting, self.platform.ops()) if drafting else None
             digest = weights.digest() if workers is None else workers.wait_until_loaded()
-            arithmetic = arithmetic_name(self.platform, ops, self.config)
-            store = tile_store(kept, digest, architecture.config, dtype, arithmetic) if kept else None
+            model = architecture.config
+            store = tile_store(self.config, kept, digest, model, dtype, self.platform, ops) if kept else None
             logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
             capturer = self.platform.capturer if resolved.graphs else None
             runner = LocalRunner(
@@ -282,11 +282,6 @@ def load_encoder(
     return architecture.load_encoder(dtype, ops, device, watch, store, dummy), weights.digest()
 
 
-def arithmetic_name(platform: Platform, ops: Ops, config: EngineConfig) -> str:
-    """Name what rounds in a way of its own, for the key of encoded tiles on disk."""
-    return " ".join(filter(None, (platform.name, type(ops).__name__, config.quantization)))
-
-
 def weight_store(ops: Ops, quantization: str | None) -> Store:
     """Return the function by which matrices are kept."""
     return ops.store_int8 if quantization == "int8" else ops.store
@@ -342,8 +337,17 @@ def tile_folder(config: EngineConfig, bytes_per_tile: int) -> CappedFolder | Non
 
 
 def tile_store(
-    folder: CappedFolder, weights: bytes, model: ModelConfig, dtype: torch.dtype, arithmetic: str
-) -> TileStore:
+    config: EngineConfig,
+    folder: CappedFolder,
+    weights: bytes,
+    model: ModelConfig,
+    dtype: torch.dtype,
+    platform: Platform,
+    ops: Ops,
+) -> EncodedTileStore:
+    """Return the store of encoded tiles in a folder; `weights` is the digest of those by which tiles are encoded."""
+    arithmetic = " ".join(filter(None, (platform.name, type(ops).__name__, config.quantization)))
     key = model_key(weights, model, dtype, arithmetic)
     logger.info("Encoded tiles are kept in %s", folder.path / key)
-    return TileStore(folder, TileFile(key, (model.rows_per_page, model.decoder.hidden_size), dtype))
+    form = EncodedTileFile(key, (model.rows_per_page, model.decoder.hidden_size), dtype)
+    return EncodedTileStore(folder, form, config.check_numerics)

@@ -7,7 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,10 +17,10 @@ from tilewise.models.internvl import InternVL
 from tilewise.models.tile_encoder import EncodedTiles, TileEncoder
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Capturer
-from tilewise.platforms.transfers import PendingCopy, Streams, start_copy_to_host, to_device
+from tilewise.platforms.transfers import Event, PendingCopy, Streams, start_copy_to_host, to_device
 from tilewise.runner.finite import broken_rows
 from tilewise.runner.forward import CapturedEncoder
-from tilewise.runner.tile_store import StoredTile, TileStore
+from tilewise.runner.tile_store import EncodedTileStore, StoredTileRows
 from tilewise.runner.vision_workers import VisionWorkers
 from tilewise.step import EncodedTile, EncodeJob, RowsJob
 
@@ -44,7 +44,7 @@ class EncoderLane:
         models: Sequence[InternVL],
         num_pages: int,
         sizes: Sequence[int],
-        store: TileStore | None = None,
+        store: EncodedTileStore | None = None,
         mesh: Mesh = Mesh(),
         workers: VisionWorkers | None = None,
         streams: Streams | None = None,
@@ -218,7 +218,7 @@ class EncoderLane:
 
     def _recall(self, jobs: Sequence[EncodeJob]) -> list[EncodedTile]:
         """Read the tiles that the store has. Only the first of several ranks has one, and gives tiles to the others."""
-        found = [self._stored(job.digest) for job in jobs]
+        found = [self._store.read(job.digest) if self._store else None for job in jobs]
         pool = self.pools[0]
         for job, tile in zip(jobs, found, strict=True):
             if tile is not None:
@@ -232,11 +232,6 @@ class EncoderLane:
         if pages := [job.page for job, _ in there]:
             pool[pages] = self._mesh.from_first(pool[pages])
         return [EncodedTile(job.digest, score if self._scored else None) for job, score in there]
-
-    def _stored(self, digest: bytes) -> StoredTile | None:
-        """Read a tile from the store; one whose rows are not finite, kept before these were checked, is not there."""
-        tile = self._store.read(digest) if self._store else None
-        return None if tile is None or (self._checks and not tile.rows.isfinite().all()) else tile
 
     def _finish(self, round: _EncodingRound) -> list[EncodedTile]:
         """Write a round's rows into their pages; return the tiles, in the order of their jobs."""
@@ -288,22 +283,14 @@ class EncoderLane:
         if self._store:
             for job, tile in ((job, tile) for job, tile in zip(jobs, found, strict=True) if tile.finite):
                 (rows,) = start_copy_to_host(self.pools[0][job.page].clone()).wait()
-                self._store.write_later(job.digest, StoredTile(rows, tile.score))
+                self._store.write_later(job.digest, StoredTileRows(rows, tile.score))
         return found
 
 
 _FADES = 0.9
-"""What a measurement counts one step later."""
+"""Weight that a measurement has one step later."""
 _IN_LINE = 2
 """Most batches that a device has at a time: one that it encodes, and the next."""
-
-
-class _Done(Protocol):
-    """An event of a device."""
-
-    def query(self) -> bool: ...
-
-    def synchronize(self) -> None: ...
 
 
 class _BatchInFlight(NamedTuple):
@@ -312,7 +299,7 @@ class _BatchInFlight(NamedTuple):
     round: _EncodingRound
     facts: PendingCopy
     """Scores, and which tiles are not finite, as `EncoderLane._facts` gives them."""
-    done: _Done
+    done: Event
 
 
 class _EncodingRound:

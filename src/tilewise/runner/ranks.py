@@ -28,6 +28,8 @@ from tilewise.host import Memory
 from tilewise.parallel.mesh import Mesh
 from tilewise.parallel.ranks import join, leave, refuse_second, told
 from tilewise.plan import Resolved
+from tilewise.platforms import current_platform
+from tilewise.platforms.base import Platform
 from tilewise.runner.processes import (
     bind_to_cores,
     cores_of_each,
@@ -44,8 +46,6 @@ logger = logging.getLogger("tilewise")
 
 _HERE = b"here\n"
 """Word of another rank once it is able to join."""
-_BROKEN = 3.0
-"""Seconds between a broken connection and the end of the process at its other end, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,8 @@ class RankLauncher(Protocol):
     """Address at which all ranks meet, once they have been started."""
     threads: int
     """Threads of the first rank, once the others have been started."""
+    notices: float
+    """Seconds between a broken connection and knowing of the end of the process at its other end, at most."""
 
     def share(self, here: Memory) -> Memory:
         """Return the memory of each rank, where this machine has `here`; of several machines, the least."""
@@ -93,9 +95,6 @@ class RankLauncher(Protocol):
 
     def dead(self) -> str | None:
         """Return which rank has ended, and how; the first of several; None if all run."""
-
-    def soon_dead(self) -> str | None:
-        """Return what `dead` does, but wait for it: asked when a connection is broken, before an end may be known."""
 
     def end(self) -> None:
         """Wait until the ranks have ended, and end those that do not."""
@@ -133,7 +132,10 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            if (dead := self._host.soon_dead()) is None:
+            until = time.monotonic() + self._host.notices
+            while (dead := self._host.dead()) is None and time.monotonic() < until:
+                time.sleep(0.01)
+            if dead is None:
                 raise
             raise RankDied(f"{dead}.") from error
 
@@ -192,11 +194,18 @@ class RankedRunner:
         self._ranks.close()
 
 
-def follow(runner: LocalRunner) -> None:
-    """Launch on another rank what the first one launches, until that ends."""
-    while (plan := told(None)) is not None:
-        runner.launch(plan)
-    runner.close()
+def follow(task: RankTask, platform: Platform) -> None:
+    """Join the first rank, build what it says, and launch what it launches, until that ends."""
+    from tilewise.runner.build import build_rank  # not above: it starts ranks
+
+    try:
+        mesh = join(task.rank, task.config.layout, task.address, platform.backend)
+        runner = build_rank(task, platform, told(None), mesh)
+        while (plan := told(None)) is not None:
+            runner.launch(plan)
+        runner.close()
+    finally:
+        leave()
 
 
 def _host_of(config: EngineConfig, backend: str) -> RankLauncher:
@@ -219,6 +228,8 @@ class RankProcesses:
     """Ranks that are processes of this machine and share its cores. When the first one has ended, however that was,
     the standard input of the others is closed, and they end.
     """
+
+    notices = 3.0
 
     def __init__(self, size: int, bound: bool = False) -> None:
         """Prepare `size` ranks; if `bound`, each keeps to cores of its own, where there are as many."""
@@ -256,12 +267,6 @@ class RankProcesses:
                 return f"Rank {number} of {self._size} ended with status {status}"
         return None
 
-    def soon_dead(self) -> str | None:
-        until = time.monotonic() + _BROKEN
-        while (found := self.dead()) is None and time.monotonic() < until:
-            time.sleep(0.01)
-        return found
-
     def end(self) -> None:
         end_all(self._processes)
         if self._cores:
@@ -277,24 +282,18 @@ def main() -> None:
     if task.cores:
         bind_to_cores(task.cores)
     torch.set_num_threads(task.threads)
-    from tilewise.platforms import current_platform
-    from tilewise.runner.build import build_rank
-
     platform = current_platform(task.config.device, number=task.device)
     sys.stdout.buffer.write(_HERE)
     sys.stdout.buffer.flush()
     os.dup2(2, 1)  # whatever else prints goes where the log goes
-    mesh = join(task.rank, task.config.layout, task.address, platform.backend)
     try:
-        follow(build_rank(task, platform, told(None), mesh))
+        follow(task, platform)
     except TilewiseError as error:
         logger.error("%s", error)
         raise SystemExit(1) from None
     except RuntimeError as error:
         logger.error("The first rank is gone: %s", str(error).splitlines()[0])
         raise SystemExit(1) from None
-    finally:
-        leave()
 
 
 if __name__ == "__main__":

@@ -22,13 +22,7 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import (
-    ActorUnavailableError,
-    GetTimeoutError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-)
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -37,7 +31,7 @@ from tilewise.console import EngineFormatter, set_up_logs
 from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig, RankDied, TilewiseError
 from tilewise.host import Memory, short_waits
-from tilewise.parallel.ranks import join, leave, told
+from tilewise.platforms import current_platform
 from tilewise.ray_cluster import alive_nodes, attach, node_name, reserve_nodes, seconds_to_wait
 from tilewise.runner.ranks import RankTask, follow
 from tilewise.runner.ray_nodes import (
@@ -57,8 +51,6 @@ _BUNDLE = {"CPU": 1.0}
 """Resources of Ray that a rank takes."""
 _DETAIL = re.compile(r"Worker exit detail: (.*?)\.?(?: Some common causes|$)")
 """Pattern of Ray's words about the end of a process."""
-_BROKEN = 30.0
-"""Seconds between a broken connection and Ray's noticing the end of the process or node at its other end, at most."""
 _PATIENCE = 10.0
 """Seconds that a rank is given to end by itself."""
 
@@ -85,16 +77,10 @@ class RankActor:
         set_up_logs(f"Rank{task.rank}", task.log_level)
         logging.getLogger().addHandler(_Forwarded(f"Rank{task.rank}", self._lines.put))
         torch.set_num_threads(task.threads)
-        from tilewise.platforms import current_platform
-        from tilewise.runner.build import build_rank
-
         try:
             choose_interface(ray.util.get_node_ip_address())
-            platform = current_platform(task.config.device)
-            mesh = join(task.rank, task.config.layout, task.address, platform.backend)
-            follow(build_rank(task, platform, told(None), mesh))
+            follow(task, current_platform(task.config.device))
         finally:
-            leave()
             self._lines.put(None)
 
 
@@ -112,6 +98,8 @@ class _Forwarded(logging.Handler):
 
 class RayActors:
     """The actors that are ranks, and their placement group. A `RankLauncher`."""
+
+    notices = 30.0
 
     def __init__(self, config: EngineConfig) -> None:
         self._size, self._nodes = config.layout.ranks, config.nnodes
@@ -237,16 +225,11 @@ class RayActors:
                     return f"Rank {rank} of {self._size}, on {self._where[rank]}, {_reason(error)}"
         return None
 
-    def soon_dead(self) -> str | None:
-        until = time.monotonic() + _BROKEN
-        while (found := self.dead()) is None and time.monotonic() < until:
-            ray.wait(self._runs, timeout=0.1)
-        return found
-
     def end(self) -> None:
         self._ending = True
-        with suppress(RayError):
-            ray.wait(self._runs, num_returns=len(self._runs), timeout=_PATIENCE) if self._runs else None
+        if self._runs:
+            with suppress(RayError):
+                ray.wait(self._runs, num_returns=len(self._runs), timeout=_PATIENCE)
         self._give_back()
         if self._interface:
             os.environ["GLOO_SOCKET_IFNAME"] = self._interface

@@ -24,7 +24,7 @@ from tilewise.runner.encoder import EncoderLane
 from tilewise.runner.finite import FiniteCheck
 from tilewise.runner.forward import Forward, logits_by_panels, logits_one_by_one, logits_together
 from tilewise.runner.sampler import SampledTokens, choose, rows_of, sample, score_prompts
-from tilewise.runner.tile_store import TileStore
+from tilewise.runner.tile_store import EncodedTileStore
 from tilewise.runner.vision_workers import VisionWorkers
 from tilewise.step import EncodedTile, Limits, PromptScores, Runner, StepPlan, StepResult, StepSeconds, Work
 
@@ -82,7 +82,7 @@ class LaunchedStep:
 
 
 class _Computed(NamedTuple):
-    """What a step's work gives."""
+    """The results of a step's work."""
 
     sampled: SampledTokens
     prompt_scores: PromptScores
@@ -100,7 +100,7 @@ class LocalRunner:
         model: InternVL,
         limits: Limits,
         device: torch.device,
-        store: TileStore | None = None,
+        store: EncodedTileStore | None = None,
         draft_model: InternVL | None = None,
         capturer: Capturer | None = None,
         mesh: Mesh = Mesh(),
@@ -175,21 +175,20 @@ class LocalRunner:
                 tables.write(work.slot, work.known_stop, work.draft_ids)
         batch = self._batch(plan.work, placement, self._forward.filled_up(plan.work))
         hidden = self._hidden(plan.work, batch)
-        sampling = [work for work in plan.work if work.samples]
+        sampling, token_rows = [work for work in plan.work if work.samples], batch.layout.token_rows
+        assert token_rows is not None
         if not self._mesh.is_last_stage:
             logits, prompt_scores = None, {}
         else:
             prompt_logits = partial(self._prompt_logits, self._model.logits, hidden)
-            assert batch.layout.token_rows is not None
-            prompt_scores = score_prompts(plan.work, batch.layout.token_rows, tables, prompt_logits)
+            prompt_scores = score_prompts(plan.work, token_rows, tables, prompt_logits)
             logits = self._sampled_logits(self._model.logits, hidden, batch.logits_rows)
         if any(tables.admission(work.slot).sampling.prompt_logprobs is not None for work in plan.work):
             prompt_scores = self._mesh.reported(prompt_scores)
         sampled = sample(logits, sampling, tables, self._model.ops, self._mesh)
         check = None
         if self._limits.check_numerics:
-            assert batch.layout.token_rows is not None
-            check = FiniteCheck.begin(plan.work, hidden, batch.layout.token_rows, logits, self._mesh)
+            check = FiniteCheck.begin(plan.work, hidden, token_rows, logits, self._mesh)
         return _Computed(sampled, prompt_scores, check)
 
     def _hidden(self, work: Sequence[Work], batch: ModelBatch) -> Tensor:

@@ -11,7 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from math import inf
 
 import numpy as np
@@ -30,8 +30,6 @@ from tilewise.types import SampledToken
 
 logger = logging.getLogger("tilewise")
 
-_warned: list[bool] = []
-
 
 @dataclass(frozen=True, slots=True)
 class SampledTokens:
@@ -48,7 +46,8 @@ class SampledTokens:
         if not self.work:
             return {}
         chosen, guessed, no_numbers = self.arriving.wait()
-        warn_of_nan(bool(no_numbers))
+        if no_numbers:
+            warn_of_nan()
         tokens = [SampledToken(token) for token in chosen.tolist()]
         for report in self.reports:
             for row, token in zip(report.rows, report.wait(), strict=True):
@@ -91,14 +90,13 @@ def sample(logits: Tensor | None, work: Sequence[Work], tables: Tables, ops: Ops
     return SampledTokens(work, start_copy_to_host(chosen, guessed, no_numbers), reports_of(logits, rows, chosen, mesh))
 
 
-def warn_of_nan(no_numbers: bool) -> None:
+@cache
+def warn_of_nan() -> None:
     """Say, once, that logits of tokens that were chosen are no numbers."""
-    if no_numbers and not _warned:
-        _warned.append(True)
-        logger.error(
-            "The model's logits are no numbers, and its answers mean nothing: some of its weights are not finite "
-            "(fetch the files again), or its activations became too large for its dtype (try --dtype float32)."
-        )
+    logger.error(
+        "The model's logits are no numbers, and its answers mean nothing: some of its weights are not finite "
+        "(fetch the files again), or its activations became too large for its dtype (try --dtype float32)."
+    )
 
 
 def rows_of(work: Sequence[Work], tables: Tables) -> list[LogitsRow]:

@@ -1,9 +1,10 @@
-"""TileStore: encoded tiles of one model on disk, so that a tile met again tomorrow needs no encoder."""
+"""EncodedTileStore: encoded tiles of one model on disk, so that a tile met again tomorrow needs no encoder."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -51,11 +52,8 @@ def model_key(weights: bytes, config: ModelConfig, dtype: torch.dtype, arithmeti
     return hashlib.sha256(weights + repr(facts).encode()).hexdigest()[:32]
 
 
-_NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
-
-
 @dataclass(frozen=True, slots=True)
-class StoredTile:
+class StoredTileRows:
     """An encoded tile, as it is kept."""
 
     rows: Tensor
@@ -65,7 +63,7 @@ class StoredTile:
 
 
 @dataclass(frozen=True, slots=True)
-class TileFile:
+class EncodedTileFile:
     """The form of one model's files.
 
     Each has a seal, a SHA-256 over model, digest, rows and score, so a file that is torn, altered or in the wrong place
@@ -76,46 +74,29 @@ class TileFile:
     shape: tuple[int, ...]
     dtype: torch.dtype
 
-    def pack(self, digest: bytes, tile: StoredTile) -> bytes:
+    def pack(self, digest: bytes, tile: StoredTileRows) -> bytes:
         rows = tile.rows.cpu().contiguous()
         score = torch.tensor([] if tile.score is None else [tile.score], dtype=torch.float32)
-        return _save(rows, score, self._seal(digest, _bytes(rows), _bytes(score)))
+        seal = hashlib.sha256(f"{self.model_key} {digest.hex()}".encode())
+        for part in (rows, score):
+            seal.update(part.flatten().view(torch.uint8).numpy().data)
+        sealed = torch.frombuffer(bytearray(seal.digest()), dtype=torch.uint8)
+        return save({"rows": rows, "score": score, "seal": sealed})
 
-    def unpack(self, digest: bytes, data: bytes) -> StoredTile | None:
+    def unpack(self, digest: bytes, data: bytes) -> StoredTileRows | None:
         """Return the tile; None unless `data` is exactly what `pack` made of this tile for this model."""
         try:
-            parts = dict(deserialize(data))  # type: ignore[no-untyped-call]
+            parts = {name: bytearray(part["data"]) for name, part in deserialize(data)}  # type: ignore[no-untyped-call]
         except SafetensorError:
             return None
-        found = {name: (part["dtype"], tuple(part["shape"])) for name, part in parts.items()}
-        if found not in (self._parts(scores=0), self._parts(scores=1)):
+        rows, score = parts.get("rows", b""), parts.get("score", b"")
+        if len(rows) != math.prod(self.shape) * self.dtype.itemsize or len(score) not in (0, 4):
             return None
-        packed_rows, packed_score, seal = (bytearray(parts[name]["data"]) for name in ("rows", "score", "seal"))
-        if seal != self._seal(digest, packed_rows, packed_score):
-            return None
-        rows = torch.frombuffer(packed_rows, dtype=self.dtype).reshape(self.shape)
-        score = torch.frombuffer(packed_score, dtype=torch.float32) if packed_score else torch.empty(0)
-        # White space in the header may stand for other white space: not what was packed, though it says the same.
-        if _save(rows, score, seal) != data:
-            return None
-        return StoredTile(rows, score.item() if len(score) else None)
-
-    def _parts(self, scores: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-        return {"rows": (_NAMES[self.dtype], self.shape), "score": ("F32", (scores,)), "seal": ("U8", (32,))}
-
-    def _seal(self, digest: bytes, *parts: bytes | bytearray) -> bytes:
-        seal = hashlib.sha256(f"{self.model_key} {digest.hex()}".encode())
-        for part in parts:
-            seal.update(part)
-        return seal.digest()
-
-
-def _save(rows: Tensor, score: Tensor, seal: bytes | bytearray) -> bytes:
-    return save({"rows": rows, "score": score, "seal": torch.frombuffer(bytearray(seal), dtype=torch.uint8)})
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.flatten().view(torch.uint8).numpy().tobytes()
+        tile = StoredTileRows(
+            torch.frombuffer(rows, dtype=self.dtype).reshape(self.shape),
+            torch.frombuffer(score, dtype=torch.float32).item() if score else None,
+        )
+        return tile if self.pack(digest, tile) == data else None
 
 
 _WAITING = 64
@@ -137,14 +118,16 @@ class TileCounts:
     """Tiles not written because too many waited."""
 
 
-class TileStore:
+class EncodedTileStore:
     """A store that reads at once and writes in a thread of its own. Nothing that happens to the disk is an error here.
 
     The first failure is a warning, and nothing is written after it; what can be read still is.
     """
 
-    def __init__(self, folder: CappedFolder, form: TileFile) -> None:
+    def __init__(self, folder: CappedFolder, form: EncodedTileFile, check_numerics: bool = False) -> None:
+        """With `check_numerics`, a tile whose rows are not finite, kept before these were checked, is not there."""
         self.counts = TileCounts()
+        self._checks = check_numerics
         self._folder = folder
         self._form = form
         self._writing = True
@@ -152,16 +135,18 @@ class TileStore:
         # Its threads are joined when the interpreter exits, so tiles are written even if nobody calls `close`.
         self._writer = ThreadPoolExecutor(1, "tile-store")
 
-    def read(self, digest: bytes) -> StoredTile | None:
+    def read(self, digest: bytes) -> StoredTileRows | None:
         """Return the tile, bit by bit as it was written, or None."""
         tile = self._read(digest)
+        if tile is not None and self._checks and not tile.rows.isfinite().all():
+            tile = None
         if tile is None:
             self.counts.misses += 1
         else:
             self.counts.hits += 1
         return tile
 
-    def _read(self, digest: bytes) -> StoredTile | None:
+    def _read(self, digest: bytes) -> StoredTileRows | None:
         try:
             data = self._folder.read(self._form.model_key, digest.hex())
             if data is None:
@@ -175,7 +160,7 @@ class TileStore:
             self._give_up(error)
             return None
 
-    def write_later(self, digest: bytes, tile: StoredTile) -> None:
+    def write_later(self, digest: bytes, tile: StoredTileRows) -> None:
         """Write a tile in the background. Its rows must not be written to afterwards; they may be on a device."""
         if not self._writing:
             return
@@ -184,7 +169,7 @@ class TileStore:
             return
         self._writer.submit(self.write, digest, tile).add_done_callback(self._settle)
 
-    def write(self, digest: bytes, tile: StoredTile) -> None:
+    def write(self, digest: bytes, tile: StoredTileRows) -> None:
         if not self._writing:
             return
         try:

@@ -20,9 +20,9 @@ from tilewise.models.tile_encoder import TileEncoder
 from tilewise.plan import Resolved, why_batch_invariant
 from tilewise.platforms import current_platform
 from tilewise.platforms.base import Platform
-from tilewise.runner.build import arithmetic_name, chosen_dtype, load_encoder, tile_folder, tile_store
+from tilewise.runner.build import chosen_dtype, load_encoder, tile_folder, tile_store
 from tilewise.runner.finite import broken_rows
-from tilewise.runner.tile_store import StoredTile, TileStore
+from tilewise.runner.tile_store import EncodedTileStore, StoredTileRows
 from tilewise.step import Limits
 from tilewise.types import Tile
 from tilewise.units import GIB, in_bytes
@@ -41,30 +41,28 @@ class TileTower:
         encoder: TileEncoder,
         sizes: Sequence[int],
         device: torch.device,
-        store: TileStore | None = None,
+        store: EncodedTileStore | None = None,
         check_numerics: bool = False,
     ) -> None:
-        """With `check_numerics`, rows that are not finite are neither returned nor kept."""
+        """Neither return nor keep rows that are not finite, if `check_numerics`."""
         self._encoder, self._device, self._store, self._checks = encoder, device, store, check_numerics
         self.sizes = sizes
 
     def recall(self, digest: bytes) -> NDArray[Any] | None:
         """Return the rows of a tile that the store has, [tokens, hidden], the bits of bfloat16 as uint16; else None."""
         tile = self._store.read(digest) if self._store else None
-        return None if tile is None or self._is_broken(tile.rows) else _array(tile.rows)
-
-    def _is_broken(self, rows: Tensor) -> bool:
-        return self._checks and bool(broken_rows(rows).any())
+        return None if tile is None else _array(tile.rows)
 
     @torch.inference_mode()
     def encode(self, tiles: Sequence[Tile]) -> list[NDArray[Any] | None]:
         """Encode tiles as one batch; return the rows of each, in the form of `recall`, or None where not finite."""
         pixels = torch.from_numpy(np.stack([tile.pixels for tile in tiles])).to(self._device)
-        encoded = [rows.clone() for rows in self._encoder(pixels).rows.cpu()]
-        found = [None if self._is_broken(rows) else rows for rows in encoded]
+        encoded = self._encoder(pixels).rows.cpu()
+        broken = broken_rows(encoded).tolist() if self._checks else [False] * len(encoded)
+        found = [None if wrong else rows.clone() for rows, wrong in zip(encoded, broken, strict=True)]
         if self._store:
             for tile, kept in ((tile, rows) for tile, rows in zip(tiles, found, strict=True) if rows is not None):
-                self._store.write_later(tile.digest, StoredTile(kept))
+                self._store.write_later(tile.digest, StoredTileRows(kept))
         return [None if rows is None else _array(rows) for rows in found]
 
     def close(self) -> None:
@@ -86,8 +84,7 @@ def build_tower(config: EngineConfig, model: Checkpoint) -> tuple[TileTower, Res
         model.fetch_weights(language=False)
     ops = platform.ops(resolved.limits.batch_invariant)
     encoder, weights = load_encoder(architecture, config, dtype, ops, platform.device)
-    arithmetic = arithmetic_name(platform, ops, config)
-    store = tile_store(kept, weights, architecture.config, dtype, arithmetic) if kept else None
+    store = tile_store(config, kept, weights, architecture.config, dtype, platform, ops) if kept else None
     logger.info("Loading weights took %.2f seconds: tower and projector", time.perf_counter() - started)
     sizes, checks = resolved.limits.tile_batches, config.check_numerics
     return TileTower(encoder, sizes, platform.device, store, checks), resolved

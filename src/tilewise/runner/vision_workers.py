@@ -51,7 +51,7 @@ Encoded = tuple[NDArray[np.uint8], list[float] | None]
 
 
 @dataclass
-class _Worker:
+class _VisionWorker:
     """A worker's process, as the engine sees it."""
 
     process: subprocess.Popen[bytes]
@@ -78,7 +78,7 @@ class VisionWorkers:
         each = max(1, self._threads_before // (count + 1))
         torch.set_num_threads(max(1, self._threads_before - count * each))
         started = replace(task, threads=each)
-        self._workers = [_Worker(start_module("tilewise.runner.vision_workers", started)) for _ in range(count)]
+        self._workers = [_VisionWorker(start_module("tilewise.runner.vision_workers", started)) for _ in range(count)]
         self._dtype = task.dtype
 
     def wait_until_loaded(self) -> bytes:
@@ -130,13 +130,13 @@ class VisionWorkers:
         torch.set_num_threads(self._threads_before)
         end_all([worker.process for worker in self._workers])
 
-    def _hear(self, worker: _Worker) -> Any:
+    def _hear(self, worker: _VisionWorker) -> Any:
         try:
             return pickle.load(worker.stdout)
         except (EOFError, OSError):
             self._died(worker)
 
-    def _died(self, worker: _Worker) -> NoReturn:
+    def _died(self, worker: _VisionWorker) -> NoReturn:
         number, status = self._workers.index(worker) + 1, worker.process.wait()
         raise RankDied(f"Vision worker {number} of {self.count} ended with status {status}; see the log.")
 

@@ -198,14 +198,12 @@ class CheckpointSource:
         if how == "floats" and self.layouts(source.module) is not None:
             self.floats_instead.append(source.module)
         self.kept[module.partition(".")[0], how] += 1
-        if layout is None:
-            return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if bias else None)
-        own = self._find(f"{module}.bias")
-        if layout.folds_bias:
-            if own is not None:
+        if layout is not None:
+            own = self._find(f"{module}.bias")
+            if own is not None and layout.folds_bias:
                 self.tensors.mark_read(own.name)
-            return StoredLinear(matrix, None)
-        return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if bias or own is not None else None)
+            bias = not layout.folds_bias and (bias or own is not None)
+        return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if bias else None)
 
     def pass_over(self, name: str, outputs: int | None = None, inputs: int = 0) -> None:
         """Count as read what the files have for a tensor, or for a matrix of this size: other ranks have it."""

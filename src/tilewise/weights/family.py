@@ -6,7 +6,6 @@ model. Quantised repositories (-AWQ) are left out; suffixes that change the weig
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -87,9 +86,6 @@ class LanguageModel:
     """Width inside the MLP, or inside one expert."""
     experts: Experts | None = None
 
-    def with_rope(self, rope: Rope) -> LanguageModel:
-        return replace(self, series=replace(self.series, rope=rope))
-
 
 _DYNAMIC = Rope(1e6, "dynamic", 2.0)
 _QWEN2 = Series("Qwen2", "qwen2", "qwen2", 151655, Rope(1e6))
@@ -139,18 +135,6 @@ LANGUAGE_MODELS = {
 
 
 @dataclass(frozen=True, slots=True)
-class PublishedSizes:
-    """Sizes as published, rounded as they are there. None = not found."""
-
-    billions: float | None = None
-    """Billions of parameters of the whole model."""
-    parts: tuple[float, float] | None = None
-    """Billions of parameters of the vision tower and of the language model."""
-    gigabytes: float | None = None
-    """Size of the folder; the pages mix GB and GiB."""
-
-
-@dataclass(frozen=True, slots=True)
 class FamilyMember:
     """One checkpoint, by its name below OpenGVLab/."""
 
@@ -159,7 +143,6 @@ class FamilyMember:
     vision: Vision
     language: LanguageModel
     template: Template
-    published: PublishedSizes = PublishedSizes()
     flash: bool = False
     """True if it has the router and the second projector of InternVL3.5-Flash."""
 
@@ -185,78 +168,57 @@ class FamilyMember:
 
 
 def _member(
-    generation: Generation,
-    size: str,
-    vision: Vision,
-    language: str,
-    template: Template = "internvl2_5",
-    billions: float | None = None,
-    parts: tuple[float, float] | None = None,
-    gigabytes: float | None = None,
+    generation: Generation, size: str, vision: Vision, language: str, template: Template = "internvl2_5"
 ) -> FamilyMember:
-    name = f"InternVL{generation.replace('.', '_')}-{size}"
-    published = PublishedSizes(billions, parts, gigabytes)
-    return FamilyMember(name, generation, vision, LANGUAGE_MODELS[language], template, published)
+    model = LANGUAGE_MODELS[language]
+    if generation == "3" and model.series.backbone == "qwen2":
+        # Configs (seen: 1B, 8B, 78B) ask for dynamic rope, idle up to the trained length.
+        model = replace(model, series=replace(model.series, rope=_DYNAMIC))
+    return FamilyMember(f"InternVL{generation.replace('.', '_')}-{size}", generation, vision, model, template)
 
 
-def _internvl2() -> Iterator[FamilyMember]:
-    yield _member("2", "1B", "300m", "Qwen2-0.5B", "Hermes-2", gigabytes=1.8)
-    yield _member("2", "2B", "300m", "InternLM2-1.8B", "internlm2-chat", gigabytes=4.2)
-    yield _member("2", "4B", "300m", "Phi-3-mini-128k", "phi3-chat", gigabytes=7.8)
-    yield _member("2", "8B", "300m", "InternLM2.5-7B", "internlm2-chat", gigabytes=16)
-    yield _member("2", "26B", "6b", "InternLM2-20B", "internlm2-chat", gigabytes=48)
-    yield _member("2", "40B", "6b", "Yi-34B", "Hermes-2", gigabytes=75)
-    yield _member("2", "Llama3-76B", "6b", "Llama-3-70B", "Hermes-2", gigabytes=143)
-
-
-def _internvl2_5() -> Iterator[FamilyMember]:
-    yield _member("2.5", "1B", "300m", "Qwen2.5-0.5B", billions=0.93819, gigabytes=1.8)
-    yield _member("2.5", "2B", "300m", "InternLM2.5-1.8B", billions=2.21, gigabytes=4.2)
-    yield _member("2.5", "4B", "300m", "Qwen2.5-3B", billions=3.71, gigabytes=7.8)
-    yield _member("2.5", "8B", "300m", "InternLM2.5-7B", billions=8.08, gigabytes=16)
-    yield _member("2.5", "26B", "6b", "InternLM2.5-20B", gigabytes=48)
-    yield _member("2.5", "38B", "6b", "Qwen2.5-32B", gigabytes=75)
-    yield _member("2.5", "78B", "6b", "Qwen2.5-72B", billions=78.41)
-
-
-def _internvl3() -> Iterator[FamilyMember]:
-    """Yield InternVL3. Qwen2.5 configs (seen: 1B, 8B, 78B) ask for dynamic rope, idle up to the trained length."""
-    for member in (
-        _member("3", "1B", "300m", "Qwen2.5-0.5B", gigabytes=1.8),
-        _member("3", "2B", "300m", "Qwen2.5-1.5B", gigabytes=4.2),
-        _member("3", "8B", "300m", "Qwen2.5-7B", gigabytes=15.9),
-        _member("3", "9B", "300m", "InternLM3-8B", gigabytes=18.3),
-        _member("3", "14B", "300m", "Qwen2.5-14B", gigabytes=30.2),
-        _member("3", "38B", "6b", "Qwen2.5-32B", gigabytes=76.8),
-        _member("3", "78B", "6b", "Qwen2.5-72B", billions=78.41, gigabytes=152),
-    ):
-        qwen = member.language.series.backbone == "qwen2"
-        yield replace(member, language=member.language.with_rope(_DYNAMIC)) if qwen else member
-
-
-def _internvl3_5() -> Iterator[FamilyMember]:
-    qwen3 = (
-        _member("3.5", "1B", "300m", "Qwen3-0.6B", billions=1.1, parts=(0.3, 0.8)),
-        _member("3.5", "2B", "300m", "Qwen3-1.7B", billions=2.3, parts=(0.3, 2.0)),
-        _member("3.5", "4B", "300m", "Qwen3-4B", billions=4.7, parts=(0.3, 4.4)),
-        _member("3.5", "8B", "300m", "Qwen3-8B", billions=8.5, parts=(0.3, 8.2)),
-        _member("3.5", "14B", "300m", "Qwen3-14B", billions=15.1, parts=(0.3, 14.8)),
-        _member("3.5", "38B", "6b", "Qwen3-32B", billions=38.4, parts=(5.5, 32.8)),
-        _member("3.5", "30B-A3B", "300m", "Qwen3-30B-A3B", billions=30.8, parts=(0.3, 30.5)),
-        _member("3.5", "241B-A28B", "6b", "Qwen3-235B-A22B", billions=240.7, parts=(5.5, 235.1)),
-    )
-    yield from qwen3
-    yield _member(
-        *("3.5", "GPT-OSS-20B-A4B-Preview", "300m", "gpt-oss-20b", "internvl3_5_gpt_oss"),
-        billions=21.2,
-        parts=(0.3, 20.9),
-    )
-    for member in qwen3:
-        yield replace(member, name=f"{member.name}-Flash", published=PublishedSizes(), flash=True)
-
+_INTERNVL2 = (
+    _member("2", "1B", "300m", "Qwen2-0.5B", "Hermes-2"),
+    _member("2", "2B", "300m", "InternLM2-1.8B", "internlm2-chat"),
+    _member("2", "4B", "300m", "Phi-3-mini-128k", "phi3-chat"),
+    _member("2", "8B", "300m", "InternLM2.5-7B", "internlm2-chat"),
+    _member("2", "26B", "6b", "InternLM2-20B", "internlm2-chat"),
+    _member("2", "40B", "6b", "Yi-34B", "Hermes-2"),
+    _member("2", "Llama3-76B", "6b", "Llama-3-70B", "Hermes-2"),
+)
+_INTERNVL2_5 = (
+    _member("2.5", "1B", "300m", "Qwen2.5-0.5B"),
+    _member("2.5", "2B", "300m", "InternLM2.5-1.8B"),
+    _member("2.5", "4B", "300m", "Qwen2.5-3B"),
+    _member("2.5", "8B", "300m", "InternLM2.5-7B"),
+    _member("2.5", "26B", "6b", "InternLM2.5-20B"),
+    _member("2.5", "38B", "6b", "Qwen2.5-32B"),
+    _member("2.5", "78B", "6b", "Qwen2.5-72B"),
+)
+_INTERNVL3 = (
+    _member("3", "1B", "300m", "Qwen2.5-0.5B"),
+    _member("3", "2B", "300m", "Qwen2.5-1.5B"),
+    _member("3", "8B", "300m", "Qwen2.5-7B"),
+    _member("3", "9B", "300m", "InternLM3-8B"),
+    _member("3", "14B", "300m", "Qwen2.5-14B"),
+    _member("3", "38B", "6b", "Qwen2.5-32B"),
+    _member("3", "78B", "6b", "Qwen2.5-72B"),
+)
+_INTERNVL3_5 = (
+    _member("3.5", "1B", "300m", "Qwen3-0.6B"),
+    _member("3.5", "2B", "300m", "Qwen3-1.7B"),
+    _member("3.5", "4B", "300m", "Qwen3-4B"),
+    _member("3.5", "8B", "300m", "Qwen3-8B"),
+    _member("3.5", "14B", "300m", "Qwen3-14B"),
+    _member("3.5", "38B", "6b", "Qwen3-32B"),
+    _member("3.5", "30B-A3B", "300m", "Qwen3-30B-A3B"),
+    _member("3.5", "241B-A28B", "6b", "Qwen3-235B-A22B"),
+)
+_GPT_OSS_MEMBER = _member("3.5", "GPT-OSS-20B-A4B-Preview", "300m", "gpt-oss-20b", "internvl3_5_gpt_oss")
+_FLASH = tuple(replace(member, name=f"{member.name}-Flash", flash=True) for member in _INTERNVL3_5)
 
 MEMBERS: dict[str, FamilyMember] = {
-    member.name: member for member in (*_internvl2(), *_internvl2_5(), *_internvl3(), *_internvl3_5())
+    member.name: member for member in (*_INTERNVL2, *_INTERNVL2_5, *_INTERNVL3, *_INTERNVL3_5, _GPT_OSS_MEMBER, *_FLASH)
 }
 
 
@@ -290,35 +252,27 @@ class RelatedCheckpoint:
         return tensors if config == tensors else f"{tensors}, config as {config}"
 
 
-_CHAT = ("InternVLChatModel", "internvl_chat")
 _INTERN_S1 = ("InternS1ForConditionalGeneration", "interns1", True, True)
+_QIANFAN_OCR = ("QianfanOCRForConditionalGeneration", "qianfan_ocr", True)
 _SKYWORK = ("SkyworkR1VChatModel", "skywork_chat")
+
+
+def _chat(id: str, like: str, template: Template) -> RelatedCheckpoint:
+    return RelatedCheckpoint(id, MEMBERS[like], "InternVLChatModel", "internvl_chat", template=template)
+
 
 RELATIVES: dict[str, RelatedCheckpoint] = {
     relative.id: relative
     for relative in (
-        RelatedCheckpoint("OpenGVLab/InternVL-Chat-V1-5", MEMBERS["InternVL2-26B"], *_CHAT, template="internlm2-chat"),
-        RelatedCheckpoint(
-            "OpenGVLab/Mini-InternVL-Chat-2B-V1-5", MEMBERS["InternVL2-2B"], *_CHAT, template="internlm2-chat"
-        ),
-        RelatedCheckpoint(
-            "OpenGVLab/Mini-InternVL-Chat-4B-V1-5", MEMBERS["InternVL2-4B"], *_CHAT, template="phi3-chat"
-        ),
-        RelatedCheckpoint(
-            "sensenova/SenseNova-SI-1.1-InternVL3-2B", MEMBERS["InternVL3-2B"], *_CHAT, template="internvl2_5"
-        ),
-        RelatedCheckpoint(
-            "sensenova/SenseNova-SI-1.2-InternVL3-8B", MEMBERS["InternVL3-8B"], *_CHAT, template="internvl2_5"
-        ),
+        _chat("OpenGVLab/InternVL-Chat-V1-5", "InternVL2-26B", "internlm2-chat"),
+        _chat("OpenGVLab/Mini-InternVL-Chat-2B-V1-5", "InternVL2-2B", "internlm2-chat"),
+        _chat("OpenGVLab/Mini-InternVL-Chat-4B-V1-5", "InternVL2-4B", "phi3-chat"),
+        _chat("sensenova/SenseNova-SI-1.1-InternVL3-2B", "InternVL3-2B", "internvl2_5"),
+        _chat("sensenova/SenseNova-SI-1.2-InternVL3-8B", "InternVL3-8B", "internvl2_5"),
         RelatedCheckpoint("Skywork/Skywork-R1V-38B", MEMBERS["InternVL2_5-38B"], *_SKYWORK),
         RelatedCheckpoint("Skywork/Skywork-R1V3-38B", MEMBERS["InternVL3-38B"], *_SKYWORK),
         RelatedCheckpoint("internlm/Intern-S1", MEMBERS["InternVL3_5-241B-A28B"], *_INTERN_S1),
         RelatedCheckpoint("internlm/Intern-S1-mini", MEMBERS["InternVL3_5-8B"], *_INTERN_S1),
-        RelatedCheckpoint(
-            "baidu/Qianfan-OCR",
-            MEMBERS["InternVL3_5-4B"],
-            *("QianfanOCRForConditionalGeneration", "qianfan_ocr"),
-            transformers=True,
-        ),
+        RelatedCheckpoint("baidu/Qianfan-OCR", MEMBERS["InternVL3_5-4B"], *_QIANFAN_OCR),
     )
 }

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tilewise.errors import GET_AGAIN, InvalidCheckpoint, UnknownModel, did_you_mean
 from tilewise.option import MANY
@@ -58,18 +58,22 @@ class Section:
             )
         return value
 
-    def first(self, key: str) -> str | None:
-        """Return the first of a list of names, or None when there is none. Raises InvalidCheckpoint."""
+    def names(self, key: str) -> tuple[str, ...]:
+        """Return a list of names, which may be absent. Raises InvalidCheckpoint."""
         value = self.get(key, [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise InvalidCheckpoint(f"{self.where}: {key} must be a list of names, found {value!r:.80}.")
-        return value[0] if value else None
+        return tuple(value)
 
-    def section(self, key: str) -> Section:
+    def first(self, key: str) -> str | None:
+        """Return the first of a list of names, or None when there is none. Raises InvalidCheckpoint."""
+        return next(iter(self.names(key)), None)
+
+    def section(self, key: str) -> Self:
         value = self.get(key)
         if not isinstance(value, dict):
             raise InvalidCheckpoint(f"{self.where}: {key} must be an object, found {value!r}.")
-        return Section(value, f"{self.where}: {key}")
+        return replace(self, values=value, where=f"{self.where}: {key}")
 
 
 @dataclass(frozen=True)

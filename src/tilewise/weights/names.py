@@ -121,8 +121,7 @@ def pattern_of(name: str) -> str:
     return _NUMBER.sub("{}", name)
 
 
-def rows(pairs: Mapping[str, str], suffixes: tuple[str, ...] = ("weight", "bias")) -> dict[str, TensorRef]:
-    """Return rows for modules, each with every suffix; `pairs` are internal names and those in the files."""
-    return {
-        f"{ours}.{suffix}": TensorRef(f"{theirs}.{suffix}") for ours, theirs in pairs.items() for suffix in suffixes
-    }
+def rows(pairs: Mapping[str, str]) -> dict[str, TensorRef]:
+    """Return rows for modules, each with weight and bias; `pairs` are internal names and those in the files."""
+    kinds = ("weight", "bias")
+    return {f"{ours}.{kind}": TensorRef(f"{theirs}.{kind}") for ours, theirs in pairs.items() for kind in kinds}

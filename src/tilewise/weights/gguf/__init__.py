@@ -47,6 +47,11 @@ class GgufModelFiles:
     """Parts of the language model, in order; nearly always one."""
     tower: Path
 
+    @property
+    def links(self) -> dict[str, Path]:
+        """All files, by the names that they have in the folder that is made of them."""
+        return {f"text-{number}.gguf": path for number, path in enumerate(self.texts)} | {"mmproj.gguf": self.tower}
+
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
@@ -69,13 +74,13 @@ def find_choice(model: str, mmproj: str | None = None) -> GgufModelFiles | None:
     several could be meant, or a part or the vision tower is missing.
     """
     path = Path(model).expanduser()
+    name, colon, tag = model.rpartition(":")
     if path.suffix.lower() == ".gguf":
         texts = _parts(path)
     elif _holds_only_gguf(path):
         texts = _the_one(path, None)
-    elif ":" in model and _holds_only_gguf(Path(model.rpartition(":")[0]).expanduser()):
-        name, _, tag = model.rpartition(":")
-        texts = _the_one(Path(name).expanduser(), tag)
+    elif colon and _holds_only_gguf(folder := Path(name).expanduser()):
+        texts = _the_one(folder, tag)
     else:
         return None
     return GgufModelFiles(texts, _tower(texts[0], mmproj))
@@ -193,14 +198,15 @@ def gguf_folder(choice: GgufModelFiles) -> Path:
     """
     beside = choice.texts[0].parent
     small = [path for name in (*_CONFIG_FILES, *_TOKENIZER_FILES) if (path := beside / name).is_file()]
-    folder = _cache() / _digest([*choice.texts, choice.tower, *small])
-    if (folder / INDEX).is_file():
+    folder = Environment.here().cache_folder / "gguf" / _digest([*choice.links.values(), *small])
+    if is_gguf_folder(folder):
         return folder
-    texts, tower = [GgufHeader.read(path) for path in choice.texts], GgufHeader.read(choice.tower)
-    files = _small_files(texts[0], tower, beside)
-    files[INDEX] = json.dumps(_index(texts, tower)).encode()
+    headers = {name: GgufHeader.read(path) for name, path in choice.links.items()}
+    text = headers["text-0.gguf"]
+    files = _small_files(text, headers["mmproj.gguf"], beside)
+    files[INDEX] = json.dumps(_index(headers, text)).encode()
     try:
-        _write(folder, files, _links(choice))
+        _write(folder, files, choice.links)
     except OSError as error:
         raise InvalidConfig(f"{folder} cannot be written, XDG_CACHE_HOME names another place: {error}.") from None
     return folder
@@ -223,10 +229,6 @@ def indexed_tensors(folder: Path) -> dict[str, GgufTensor]:
     """Return all tensors of a folder that `gguf_folder` made, by name."""
     places = read_index(folder)["tensors"]
     return {name: GgufTensor(file, kind, tuple(shape), at) for name, (file, kind, shape, at) in places.items()}
-
-
-def _cache() -> Path:
-    return Environment.here().cache_folder / "gguf"
 
 
 def _digest(paths: list[Path]) -> str:
@@ -263,20 +265,16 @@ def _read(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
 
 
-def _links(choice: GgufModelFiles) -> dict[str, Path]:
-    return {f"text-{number}.gguf": path for number, path in enumerate(choice.texts)} | {"mmproj.gguf": choice.tower}
-
-
-def _index(texts: list[GgufHeader], tower: GgufHeader) -> dict[str, Any]:
+def _index(headers: Mapping[str, GgufHeader], text: GgufHeader) -> dict[str, Any]:
     tensors: dict[str, Any] = {}
-    for file, container in [*((f"text-{n}.gguf", text) for n, text in enumerate(texts)), ("mmproj.gguf", tower)]:
+    for file, container in headers.items():
         for tensor in container.tensors:
             if tensor.name in tensors:
                 raise InvalidCheckpoint(f"{container.path}: the tensor {tensor.name} is there twice.")
             tensors[tensor.name] = [file, tensor.type.name, tensor.shape, tensor.offset]
-    name = family(texts[0])
-    heads = texts[0].get(f"{name}.attention.head_count", int)
-    kv_heads = texts[0].get(f"{name}.attention.head_count_kv", int, heads)
+    name = family(text)
+    heads = text.get(f"{name}.attention.head_count", int)
+    kv_heads = text.get(f"{name}.attention.head_count_kv", int, heads)
     return {"permuted_heads": [heads, kv_heads] if name in PERMUTED else None, "tensors": tensors}
 
 
@@ -292,5 +290,5 @@ def _write(folder: Path, files: Mapping[str, bytes], links: Mapping[str, Path]) 
         half.rename(folder)
     except OSError:
         shutil.rmtree(half, ignore_errors=True)
-        if not (folder / INDEX).is_file():  # else another process was faster
+        if not is_gguf_folder(folder):  # else another process was faster
             raise

@@ -158,8 +158,7 @@ class _Head:
         return metadata, tuple(self._placed(start, *info) for info in infos)
 
     def _take(self, count: int) -> bytes:
-        if count > len(self._data) - self._at:
-            raise InvalidCheckpoint(f"{self._path} ends in the middle of its head; {GET_AGAIN}.")
+        self._many(count, 1)
         self._at += count
         return self._data[self._at - count : self._at]
 

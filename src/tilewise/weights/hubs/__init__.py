@@ -13,9 +13,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from tilewise.console import progress_bar
+from tilewise.environment import Environment
 from tilewise.errors import DownloadFailed, TilewiseError
 from tilewise.weights.file_names import CONFIG, NeededFiles, is_small
-from tilewise.weights.hubs.repository import COMMIT, Repository, offline
+from tilewise.weights.hubs.repository import COMMIT, Repository
 from tilewise.weights.hubs.snapshot import RemoteFile, Snapshot
 from tilewise.weights.hubs.web import HubRefused, HubUnreachable, Web
 
@@ -29,12 +30,13 @@ def download(repository: Repository, needed: NeededFiles) -> Path:
     Nothing is asked of the network in offline mode, or if a commit is all here. If the hub does not answer, an earlier
     download is used, with a warning.
     """
+    offline = Environment.here().offline  # HF_HUB_OFFLINE counts for both hubs, as it does in vLLM
     folder = repository.cached()
     lacks = None if folder is None else needed.lacking(folder)
     whole = folder is not None and lacks is None
-    if folder is not None and whole and (offline() or COMMIT.fullmatch(repository.revision)):
+    if folder is not None and whole and (offline or COMMIT.fullmatch(repository.revision)):
         return folder
-    if offline():
+    if offline:
         raise _not_here(repository, lacks)
     with closing(Web(repository.headers())) as web:
         try:

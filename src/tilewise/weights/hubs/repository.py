@@ -232,11 +232,6 @@ class ModelScope(Repository):
         return Snapshot(self.model, self.storage, self.revision, files, self._older)
 
 
-def offline() -> bool:
-    """True if the network is not to be used: HF_HUB_OFFLINE counts for both hubs, as it does in vLLM."""
-    return Environment.here().offline
-
-
 def _endpoint(variable: Variable[str], default: str) -> str:
     """Return the address of a hub, or of the mirror that an environment variable names. Raises InvalidConfig."""
     value = (variable.value(os.environ) or default).rstrip("/")

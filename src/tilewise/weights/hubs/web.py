@@ -60,20 +60,20 @@ class Web:
 
         Raises HubRefused at once, and HubUnreachable at once or, if patient, after all pauses.
         """
-        for pause in (*(PAUSES if patient else ()), None):
+        pauses = iter(PAUSES if patient else ())
+        while True:
             try:
                 with self._get(url) as response:
                     response.read()
                     return response.json()
             except HubUnreachable:
-                if pause is None:
+                if (pause := next(pauses, None)) is None:
                     raise
                 self._stopped.wait(pause)
             except ValueError:
                 raise HubRefused(
                     url, response.status_code, message="no JSON; is this the hub, or a login page?"
                 ) from None
-        raise AssertionError("the last try returns or raises")
 
     def fetch(self, file: RemoteFile, partial: Path, advance: Callable[[int], None]) -> None:
         """Make `partial` as long as the file, from whatever part of it is there.

@@ -3,7 +3,7 @@
 
 The layout of each layer is found from the small files alone (`Method.layouts`), before any weight is fetched; a
 `StoredLayout` then reads one layer's tensors as one of the forms of `platforms.forms`. What several methods need to
-read their descriptions is here, too: `quantization_config`, and the names of modules in it.
+read their descriptions is here, too: `QuantizationConfig`, and the names of modules in it.
 """
 
 from __future__ import annotations
@@ -77,55 +77,50 @@ def check_method(folder: CheckpointFolder, wanted: str | None) -> None:
         )
 
 
-def quantization_section(folder: CheckpointFolder) -> Section:
-    """Return the description of a quantised checkpoint, from config.json or a file of its own.
+@dataclass(frozen=True)
+class QuantizationConfig(Section):
+    """The description of a quantised checkpoint, or a part of it."""
 
-    Raises InvalidCheckpoint where it is missing.
-    """
-    if folder.quantization_config is not None:
-        return folder.quantization_config
-    for name in ("quantize_config.json", "quant_config.json"):
-        if (folder.path / name).exists():
-            return folder.optional(name)
-    raise InvalidCheckpoint(f"{folder.config.where} has no quantization_config.")
+    @classmethod
+    def of(cls, folder: CheckpointFolder) -> QuantizationConfig:
+        """Return the description in config.json, or in a file of its own. Raises InvalidCheckpoint if it is missing."""
+        found = folder.quantization_config
+        for name in ("quantize_config.json", "quant_config.json"):
+            if found is None and (folder.path / name).exists():
+                found = folder.optional(name)
+        if found is None:
+            raise InvalidCheckpoint(f"{folder.config.where} has no quantization_config.")
+        return cls(found.values, found.where)
 
+    def refused(self, key: str, found: object, supported: str) -> InvalidCheckpoint:
+        """Return the error for a value that cannot be read; `supported` are those that can."""
+        return InvalidCheckpoint(
+            f"{self.where}: {key} is {found!r:.80}, and what can be read is {supported}: take another quantisation of "
+            "the model, or the model in bfloat16."
+        )
 
-def refused(config: Section, key: str, found: object, supported: str) -> InvalidCheckpoint:
-    return InvalidCheckpoint(
-        f"{config.where}: {key} is {found!r:.80}, and what can be read is {supported}: take another quantisation of "
-        "the model, or the model in bfloat16."
-    )
+    def settings_by_pattern(self, key: str) -> dict[str, dict[str, Any]]:
+        """Return what single layers have of their own, by a pattern of their names. Raises InvalidCheckpoint."""
+        found = self.get(key) or {}
+        if not isinstance(found, dict):
+            raise self.refused(key, found, "an object")
+        for pattern, own in found.items():
+            if not isinstance(own, dict | None):
+                raise self.refused(f"{key}: {pattern}", own, "an object")
+            try:
+                re.compile(pattern.removeprefix("-:").removeprefix("+:"))  # the marks of GPTQModel
+            except re.error as error:
+                raise self.refused(f"{key}: {pattern}", str(error), "a regular expression") from None
+        return {pattern: own or {} for pattern, own in found.items()}
 
-
-def settings_by_pattern(config: Section, key: str) -> dict[str, dict[str, Any]]:
-    """Return what single layers have of their own, by a pattern of their names. Raises InvalidCheckpoint."""
-    found = config.get(key) or {}
-    if not isinstance(found, dict):
-        raise refused(config, key, found, "an object")
-    for pattern, own in found.items():
-        if not isinstance(own, dict | None):
-            raise refused(config, f"{key}: {pattern}", own, "an object")
-        try:
-            re.compile(pattern.removeprefix("-:").removeprefix("+:"))  # the marks of GPTQModel
-        except re.error as error:
-            raise refused(config, f"{key}: {pattern}", str(error), "a regular expression") from None
-    return {pattern: own or {} for pattern, own in found.items()}
-
-
-def group_size(config: Section, key: str) -> int | None:
-    """Return how many inputs share a scale; None = all of an output (-1 or 0 in configs)."""
-    if config.get(key) in (-1, 0):
-        return None
-    size = config.whole(key, 128)
-    if size % 2:
-        raise refused(config, key, size, "an even number")
-    return size
-
-
-def listed_modules(config: Section, key: str) -> tuple[str, ...]:
-    """Return a list of names of modules, or of parts of names. Raises InvalidCheckpoint where it is no such list."""
-    config.first(key)  # which checks that it is a list of names
-    return tuple(config.get(key, ()))
+    def group_size(self, key: str = "group_size") -> int | None:
+        """Return how many inputs share a scale; None = all of an output (-1 or 0 in configs)."""
+        if self.get(key) in (-1, 0):
+            return None
+        size = self.whole(key, 128)
+        if size % 2:
+            raise self.refused(key, size, "an even number")
+        return size
 
 
 def layouts_where(

@@ -10,15 +10,8 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from tilewise.weights.folder import CheckpointFolder, Section
-from tilewise.weights.quantization import (
-    Method,
-    group_size,
-    layouts_where,
-    quantization_section,
-    refused,
-    settings_by_pattern,
-)
+from tilewise.weights.folder import CheckpointFolder
+from tilewise.weights.quantization import Method, QuantizationConfig, layouts_where
 from tilewise.weights.quantization.awq import AwqLayout
 from tilewise.weights.quantization.gptq import BITS, GptqLayout
 from tilewise.weights.quantization.stored import Layouts, StoredLayout
@@ -36,13 +29,13 @@ _PACKING = {
 
 
 def layouts(folder: CheckpointFolder) -> Layouts:
-    config = quantization_section(folder)
-    for key, rows in (("act_bits", config.get("act_bits")), ("rotation_config", config.get("rotation_config"))):
-        if rows not in (None, _FLOATS):
-            raise refused(config, key, rows, "a checkpoint without it")
+    config = QuantizationConfig.of(folder)
+    for key in ("act_bits", "rotation_config"):
+        if (found := config.get(key)) not in (None, _FLOATS):
+            raise config.refused(key, found, "a checkpoint without it")
     usual = _layout(config, {})
     find_usual = layouts_where(folder, usual) if usual else None
-    own = {pattern: _layout(config, given) for pattern, given in settings_by_pattern(config, "extra_config").items()}
+    own = {pattern: _layout(config, given) for pattern, given in config.settings_by_pattern("extra_config").items()}
     find_own = {pattern: layouts_where(folder, layout, head=True) for pattern, layout in own.items() if layout}
 
     def find(module: str) -> StoredLayout | None:
@@ -55,18 +48,18 @@ def layouts(folder: CheckpointFolder) -> Layouts:
     return find
 
 
-def _layout(config: Section, own: dict[str, Any]) -> StoredLayout | None:
+def _layout(config: QuantizationConfig, own: dict[str, Any]) -> StoredLayout | None:
     """Return the layout of the layers with these settings of their own; None = floats."""
     asked = replace(config, values={**config.values, **own})
     packing = asked.get("packing_format", "auto_round:auto_gptq")
     kept, bits = _PACKING.get(str(packing)), asked.whole("bits")
     if kept is None:
-        raise refused(config, "packing_format", packing, ", ".join(_PACKING))
+        raise config.refused("packing_format", packing, ", ".join(_PACKING))
     if bits == _FLOATS:
         return None
     if bits not in (BITS if kept != "awq" else (4,)):
-        raise refused(config, "bits", bits, ", ".join(map(str, BITS)) if kept != "awq" else "4")
-    group = group_size(asked, "group_size")
+        raise config.refused("bits", bits, ", ".join(map(str, BITS)) if kept != "awq" else "4")
+    group = asked.group_size()
     return AwqLayout(group, True) if kept == "awq" else GptqLayout(bits, group, less_one=kept == "gptq")
 
 

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from tilewise.platforms.forms import Codes, Form, Grouped
-from tilewise.weights.folder import CheckpointFolder, Section
-from tilewise.weights.quantization import (
-    Method,
-    group_size,
-    layouts_where,
-    listed_modules,
-    quantization_section,
-    refused,
+from tilewise.weights.folder import CheckpointFolder
+from tilewise.weights.quantization import Method, QuantizationConfig, layouts_where
+from tilewise.weights.quantization.stored import (
+    Layouts,
+    StoredLayout,
+    StoredModule,
+    exchanged_halves,
+    shifts_of,
+    unpacked,
 )
-from tilewise.weights.quantization.stored import Layouts, StoredLayout, StoredModule, exchanged_halves, unpacked
 
 _TOGETHER = 8
 """Outputs whose codes share an int32: its lowest four bits belong to the first output in `_ORDER`, and so on."""
@@ -57,7 +57,7 @@ class AwqLayout(StoredLayout):
         zeros = unpacked(words, 4).unflatten(1, (-1, _TOGETHER))[..., list(_PLACES)].flatten(1)
         if not zeros.is_meta and bool((zeros == _MIDDLE).all()):
             return Grouped(Codes.INT4, codes, scales, None, group)
-        return Grouped(Codes.UINT4, codes, scales, -zeros.T.float() * scales, group)
+        return Grouped(Codes.UINT4, codes, scales, shifts_of(zeros.T, scales), group)
 
 
 def _codes(words: Tensor) -> Tensor:
@@ -71,19 +71,15 @@ def _codes(words: Tensor) -> Tensor:
 
 
 def layouts(folder: CheckpointFolder) -> Layouts:
-    config = quantization_section(folder)
-    bits, version = _either(config, "bits", "w_bit"), str(config.get("version", "gemm")).lower()
+    config = QuantizationConfig.of(folder)
+    bits, version = config.get("bits", config.get("w_bit")), str(config.get("version", "gemm")).lower()
     if bits != 4:
-        raise refused(config, "bits", bits, "4")
+        raise config.refused("bits", bits, "4")
     if version != "gemm":
-        raise refused(config, "version", version, "gemm")
+        raise config.refused("version", version, "gemm")
     key = "group_size" if "group_size" in config.values else "q_group_size"
-    layout = AwqLayout(group_size(config, key), bool(config.get("zero_point", True)))
-    return layouts_where(folder, layout, listed_modules(config, "modules_to_not_convert"))
-
-
-def _either(config: Section, *keys: str) -> object:
-    return next((config.get(key) for key in keys if config.get(key) is not None), None)
+    layout = AwqLayout(config.group_size(key), bool(config.get("zero_point", True)))
+    return layouts_where(folder, layout, config.names("modules_to_not_convert"))
 
 
 METHOD = Method(("awq",), layouts)

@@ -13,29 +13,16 @@ from typing import Any
 from tilewise.errors import InvalidCheckpoint, did_you_mean
 from tilewise.ignored import LOG
 from tilewise.weights.files import known_names
-from tilewise.weights.folder import CheckpointFolder, Section
-from tilewise.weights.quantization import (
-    Method,
-    Pattern,
-    listed_modules,
-    module_class,
-    quantization_section,
-    refused,
-)
+from tilewise.weights.folder import CheckpointFolder
+from tilewise.weights.quantization import Method, Pattern, QuantizationConfig, module_class
 from tilewise.weights.quantization.compressed_layout import ByteLayout, PackedLayout, RowRounding, WeightScheme
 from tilewise.weights.quantization.stored import Layouts, ScaleBlock, StoredLayout
 
 _FORMATS = ("int-quantized", "pack-quantized", "float-quantized", "naive-quantized")
+_CHANGING_KEYS = ("sparsity_config", "transform_config", "moe_sparsity_config")
 _KEYS = (
-    *("quant_method", "config_groups", "format", "ignore", "quantization_status", "version"),
-    *(
-        "global_compression_ratio",
-        "kv_cache_scheme",
-        "sparsity_config",
-        "transform_config",
-        "moe_sparsity_config",
-        "run_compressed",
-    ),
+    *("quant_method", "config_groups", "format", "ignore", "quantization_status", "version", "run_compressed"),
+    *("global_compression_ratio", "kv_cache_scheme", *_CHANGING_KEYS),
 )
 _SCHEME_KEYS = ("targets", "weights", "input_activations", "output_activations", "format")
 _NUMBER_KEYS = (
@@ -47,11 +34,11 @@ _OTHER_ORDERS = ("weight", "static", False, None)
 
 
 def layouts(folder: CheckpointFolder) -> Layouts:
-    config = quantization_section(folder)
+    config = QuantizationConfig.of(folder)
     _check_keys(config)
     names = known_names(folder.path)
-    ignored = Pattern(listed_modules(config, "ignore"), f"{config.where}: ignore")
-    ignored_classes = frozenset(listed_modules(config, "ignore"))
+    ignored_names = config.names("ignore")
+    ignored = Pattern(ignored_names, f"{config.where}: ignore")
     # As the library orders them: a name before a pattern before a class, and of two groups the later one.
     by_target: dict[str, StoredLayout | None] = {}
     for key in config.section("config_groups").values:
@@ -64,16 +51,16 @@ def layouts(folder: CheckpointFolder) -> Layouts:
     @cache
     def layout(module: str) -> StoredLayout | None:
         kind = module_class(module)
-        if kind in ignored_classes or ignored.matches(module):
+        if kind in ignored_names or ignored.matches(module):
             return None
         return next((found for pattern, found in patterns if pattern.matches(module)), by_target.get(kind))
 
     return layout
 
 
-def _check_keys(config: Section) -> None:
+def _check_keys(config: QuantizationConfig) -> None:
     """Raise InvalidCheckpoint for keys that would change answers, and log those that have no effect."""
-    for key in ("sparsity_config", "transform_config", "moe_sparsity_config"):
+    for key in _CHANGING_KEYS:
         found = config.get(key)
         if found and not (isinstance(found, dict) and found.get("format") == "dense"):
             raise InvalidCheckpoint(
@@ -85,11 +72,11 @@ def _check_keys(config: Section) -> None:
     LOG.take({f"{config.where}: {key}": why for key, why in without.items()}, "checkpoint")
 
 
-def _group(config: Section, key: str, names: Set[str]) -> dict[str, StoredLayout | None]:
+def _group(config: QuantizationConfig, key: str, names: Set[str]) -> dict[str, StoredLayout | None]:
     """Return the targets of a group with their layout, None where their scheme leaves them in floats."""
     section = config.section("config_groups").section(key)
     _only_known(section, _SCHEME_KEYS)
-    targets = listed_modules(section, "targets")
+    targets = section.names("targets")
     if section.get("output_activations"):
         raise InvalidCheckpoint(
             f"{section.where}: output_activations are given, supported are none: results stay floats."
@@ -110,7 +97,7 @@ def _group(config: Section, key: str, names: Set[str]) -> dict[str, StoredLayout
     return dict.fromkeys(targets, kind(numbers, rounding, names, static))
 
 
-def _numbers(section: Section, form: str) -> WeightScheme:
+def _numbers(section: QuantizationConfig, form: str) -> WeightScheme:
     _only_known(section, _NUMBER_KEYS)
     floating = _one_of(section, "type", ("int", "float"), "int") == "float"
     if form != "naive-quantized" and floating != (form == "float-quantized"):
@@ -122,7 +109,7 @@ def _numbers(section: Section, form: str) -> WeightScheme:
     return WeightScheme(bits, floating, _block(section), symmetric, order in _GROUP_ORDERS)
 
 
-def _block(section: Section) -> ScaleBlock:
+def _block(section: QuantizationConfig) -> ScaleBlock:
     size = section.get("group_size")
     usual = "tensor" if size is None else "channel" if size == -1 else "group"
     match _one_of(section, "strategy", ("tensor", "channel", "group", "block"), usual):
@@ -145,7 +132,7 @@ def _block(section: Section) -> ScaleBlock:
     return ScaleBlock(outputs, inputs)
 
 
-def _rounding(rows: Section, weights: WeightScheme) -> RowRounding:
+def _rounding(rows: QuantizationConfig, weights: WeightScheme) -> RowRounding:
     """Return how rows are rounded if that gives exact sums. Otherwise they stay floats, which is never less exact."""
     _only_known(rows, _NUMBER_KEYS)
     kind = _one_of(rows, "type", ("int", "float"), "int")
@@ -164,16 +151,16 @@ def _rounding(rows: Section, weights: WeightScheme) -> RowRounding:
     return RowRounding.NONE
 
 
-def _one_of(section: Section, key: str, supported: Collection[Any], usual: Any = None) -> Any:
+def _one_of(section: QuantizationConfig, key: str, supported: Collection[Any], usual: Any = None) -> Any:
     found = section.get(key, usual)
     found = found.lower() if isinstance(found, str) else found
     # 1 == True in Python and is another value in JSON.
     if not any(found == one and isinstance(found, bool) == isinstance(one, bool) for one in supported):
-        raise refused(section, key, found, ", ".join(repr(one) for one in supported if one is not None))
+        raise section.refused(key, found, ", ".join(repr(one) for one in supported if one is not None))
     return found
 
 
-def _only_known(section: Section, known: Collection[str]) -> None:
+def _only_known(section: QuantizationConfig, known: Collection[str]) -> None:
     """Raise InvalidCheckpoint for keys whose meaning is not known, as the library does."""
     for key, value in section.values.items():
         if key not in known and value is not None:

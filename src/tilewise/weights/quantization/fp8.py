@@ -15,8 +15,8 @@ import torch
 from tilewise.ignored import LOG
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped
 from tilewise.weights.files import known_names
-from tilewise.weights.folder import CheckpointFolder, Section
-from tilewise.weights.quantization import Method, listed_modules, module_class, quantization_section, refused, spellings
+from tilewise.weights.folder import CheckpointFolder
+from tilewise.weights.quantization import Method, QuantizationConfig, module_class, spellings
 from tilewise.weights.quantization.stored import FLOATS, Layouts, ScaleBlock, StoredLayout, StoredModule
 
 _SUPPORTED = {
@@ -68,12 +68,11 @@ class Fp8Layout(StoredLayout):
 
 
 def layouts(folder: CheckpointFolder) -> Layouts:
-    config = quantization_section(folder)
+    config = QuantizationConfig.of(folder)
     _check_keys(config)
     layout = Fp8Layout(_block(config), known_names(folder.path))
-    floats = [*listed_modules(config, "modules_to_not_convert"), *listed_modules(config, "ignored_layers")]
-    also = frozenset(listed_modules(config, "modules_to_convert"))
-    named = _Named(floats)
+    also = frozenset(config.names("modules_to_convert"))
+    named = _Named([*config.names("modules_to_not_convert"), *config.names("ignored_layers")])
 
     def found(module: str) -> StoredLayout | None:
         linear = module_class(module) == "Linear" or not also.isdisjoint(spellings(module))
@@ -103,22 +102,22 @@ class _Named:
         return any(part in self._exact for part in within) or any(one.match(name) for one in self._starred)
 
 
-def _check_keys(config: Section) -> None:
+def _check_keys(config: QuantizationConfig) -> None:
     for key, supported in _SUPPORTED.items():
         if (found := config.get(key)) is not None and found not in supported:
-            raise refused(config, key, found, ", ".join(repr(one) for one in supported))
+            raise config.refused(key, found, ", ".join(repr(one) for one in supported))
     known = ("quant_method", "weight_block_size", *_SUPPORTED, *_LISTS)
     without = {f"{config.where}: {key}": "it is not known" for key in config.values if key not in known}
     LOG.take(without, "checkpoint")
 
 
-def _block(config: Section) -> ScaleBlock:
+def _block(config: QuantizationConfig) -> ScaleBlock:
     found = config.get("weight_block_size")
     if found is None:
         return ScaleBlock(None, None)
     whole = isinstance(found, list) and all(isinstance(size, int) and not isinstance(size, bool) for size in found)
     if not whole or len(found) != 2 or min(found) < 1:
-        raise refused(config, "weight_block_size", found, "two whole numbers above 0")
+        raise config.refused("weight_block_size", found, "two whole numbers above 0")
     return ScaleBlock(*found)
 
 

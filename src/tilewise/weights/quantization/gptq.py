@@ -15,16 +15,17 @@ import torch
 from torch import Tensor
 
 from tilewise.platforms.forms import Codes, Form, Grouped
-from tilewise.weights.folder import CheckpointFolder, Section
-from tilewise.weights.quantization import (
-    Method,
-    group_size,
-    layouts_where,
-    quantization_section,
-    refused,
-    settings_by_pattern,
+from tilewise.weights.folder import CheckpointFolder
+from tilewise.weights.quantization import Method, QuantizationConfig, layouts_where
+from tilewise.weights.quantization.stored import (
+    Layouts,
+    StoredLayout,
+    StoredModule,
+    grouped,
+    shifts_of,
+    side_by_side,
+    unpacked,
 )
-from tilewise.weights.quantization.stored import Layouts, StoredLayout, StoredModule, grouped, side_by_side, unpacked
 
 BITS = (2, 3, 4, 8)
 _WORD = 32
@@ -62,12 +63,12 @@ class GptqLayout(StoredLayout):
 
     def _form(self, words: Tensor, zeros: Tensor, scales: Tensor, group: int, order: Tensor | None) -> Grouped:
         middle = 2 ** (self.bits - 1)
-        symmetric = not zeros.is_meta and bool((zeros == middle).all())
+        shifted = None if not zeros.is_meta and bool((zeros == middle).all()) else zeros
         if self.bits == 4 and order is None:  # as the files have them
-            kind = Codes.INT4 if symmetric else Codes.UINT4
-            return Grouped(kind, words.view(torch.uint8), scales, None if symmetric else -zeros.float() * scales, group)
+            kind = Codes.INT4 if shifted is None else Codes.UINT4
+            return Grouped(kind, words.view(torch.uint8), scales, shifts_of(shifted, scales), group)
         codes = (unpacked(words, self.bits) - middle).view(torch.int8)
-        return grouped(codes, scales, None if symmetric else zeros, group, self.bits, order)
+        return grouped(codes, scales, shifted, group, self.bits, order)
 
     def _order(self, stored: StoredModule, inputs: int, group: int) -> Tensor | None:
         """Return the inputs in the order of their groups; None where they are in it already."""
@@ -84,9 +85,9 @@ class GptqLayout(StoredLayout):
 
 
 def layouts(folder: CheckpointFolder) -> Layouts:
-    config = quantization_section(folder)
+    config = QuantizationConfig.of(folder)
     usual = _layout(config, config.values)
-    dynamic = settings_by_pattern(config, "dynamic")
+    dynamic = config.settings_by_pattern("dynamic")
     own = {pattern: _layout(config, config.values | given) for pattern, given in dynamic.items()}
     all_of_them = layouts_where(folder, usual, head=bool(config.get("lm_head", False)))
 
@@ -100,14 +101,14 @@ def layouts(folder: CheckpointFolder) -> Layouts:
     return find
 
 
-def _layout(config: Section, values: Mapping[str, Any]) -> GptqLayout:
+def _layout(config: QuantizationConfig, values: Mapping[str, Any]) -> GptqLayout:
     asked = replace(config, values=dict(values))
     bits, kept = asked.whole("bits"), str(asked.get("checkpoint_format", "gptq"))
     if bits not in BITS:
-        raise refused(config, "bits", bits, ", ".join(map(str, BITS)))
+        raise config.refused("bits", bits, ", ".join(map(str, BITS)))
     if kept not in ("gptq", "gptq_v2"):
-        raise refused(config, "checkpoint_format", kept, "gptq, gptq_v2")
-    return GptqLayout(bits, group_size(asked, "group_size"), less_one=kept == "gptq")
+        raise config.refused("checkpoint_format", kept, "gptq, gptq_v2")
+    return GptqLayout(bits, asked.group_size(), less_one=kept == "gptq")
 
 
 METHOD = Method(("gptq",), layouts)

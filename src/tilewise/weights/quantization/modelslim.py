@@ -18,8 +18,8 @@ from torch import Tensor
 from tilewise.errors import GET_AGAIN, InvalidCheckpoint
 from tilewise.platforms.forms import Codes, Form, Grouped, Int8, StaticRows, packed_nibbles
 from tilewise.weights.files import known_names
-from tilewise.weights.folder import CheckpointFolder, Section, read_json
-from tilewise.weights.quantization import Method
+from tilewise.weights.folder import CheckpointFolder, read_json
+from tilewise.weights.quantization import Method, QuantizationConfig
 from tilewise.weights.quantization.stored import Layouts, StoredLayout, StoredModule, exchanged_halves
 
 logger = logging.getLogger("tilewise")
@@ -224,10 +224,7 @@ def layouts(folder: CheckpointFolder) -> Layouts:
         if isinstance(kind, str) and kind in _FLOATS:
             continue
         if not isinstance(kind, str) or kind not in by_type:
-            raise InvalidCheckpoint(
-                f"{section.where}: {name} is {kind!r:.80}, and what can be read is {_READABLE}: take another "
-                "quantisation of the model, or the model in bfloat16."
-            )
+            raise section.refused(name, kind, _READABLE)
         if there and name not in there:
             raise InvalidCheckpoint(
                 f"{folder.path} has no tensor {name}, which {section.where} describes as {kind}: {GET_AGAIN}."
@@ -236,7 +233,7 @@ def layouts(folder: CheckpointFolder) -> Layouts:
     return found.get
 
 
-def _layouts_by_type(section: Section) -> Mapping[str, StoredLayout]:
+def _layouts_by_type(section: QuantizationConfig) -> Mapping[str, StoredLayout]:
     values: Mapping[str, Any] = section.values
     metadata = values.get("metadata")
     if isinstance(metadata, dict) and metadata.get("quarot"):
@@ -263,7 +260,7 @@ def _layouts_by_type(section: Section) -> Mapping[str, StoredLayout]:
     }
 
 
-def _described(folder: CheckpointFolder) -> Section:
+def _described(folder: CheckpointFolder) -> QuantizationConfig:
     """Read the description by the name that it has today or, as in the past, one that ends with the quantisation."""
     found = sorted(folder.path.glob("quant_model_description*.json"))
     usual = folder.path / "quant_model_description.json"
@@ -275,7 +272,7 @@ def _described(folder: CheckpointFolder) -> Section:
     if usual not in found and len(found) > 1:
         raise InvalidCheckpoint(f"{folder.path} has {found[0].name} and {found[1].name}: keep that of its weights.")
     path = usual if usual in found else found[0]
-    return Section(read_json(path), str(path))
+    return QuantizationConfig(read_json(path), str(path))
 
 
 METHOD = Method(("ascend",), layouts)

@@ -12,7 +12,7 @@ import torch
 
 from tilewise.platforms.forms import Codes, Form, Grouped, Int8
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.quantization import Method, layouts_where, listed_modules, quantization_section, refused
+from tilewise.weights.quantization import Method, QuantizationConfig, layouts_where
 from tilewise.weights.quantization.stored import Layouts, StoredLayout, StoredModule
 
 _TYPES = {"int8": "I8", "float8_e4m3fn": "F8_E4M3"}
@@ -37,12 +37,11 @@ class SmoothQuantLayout(StoredLayout):
 
 
 def layouts(folder: CheckpointFolder) -> Layouts:
-    config = quantization_section(folder)
+    config = QuantizationConfig.of(folder)
     kind = config.get("quant_dtype", "int8")
     if not isinstance(kind, str) or kind not in _TYPES:
-        raise refused(config, "quant_dtype", kind, ", ".join(_TYPES))
-    but = listed_modules(config, "modules_to_not_convert")
-    return layouts_where(folder, SmoothQuantLayout(_TYPES[kind]), but, mark=".scale")
+        raise config.refused("quant_dtype", kind, ", ".join(_TYPES))
+    return layouts_where(folder, SmoothQuantLayout(_TYPES[kind]), config.names("modules_to_not_convert"), mark=".scale")
 
 
 METHOD = Method(("smooth_quant",), layouts)
