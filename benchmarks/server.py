@@ -37,9 +37,8 @@ _BODY = {"model": "demo", "messages": [{"role": "user", "content": "hello"}], "s
 
 def serve(port: int) -> None:
     engine = EngineConfig(model="demo", disable_log_stats=True)
-    run_server(
-        engine, ServerConfig(host="127.0.0.1", port=port, disable_uvicorn_access_log=True), EngineProcess(), build
-    )
+    server = ServerConfig(host="127.0.0.1", port=port, disable_uvicorn_access_log=True)
+    asyncio.run(run_server(engine, server, EngineProcess(), build))
 
 
 async def load(base: str, connections: int, tokens: int) -> tuple[float, int]:

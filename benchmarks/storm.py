@@ -173,7 +173,7 @@ def serve_without_model(folder: str, port: int) -> None:
     # Of the 32 frames of a video, which are one tile each, so many fit.
     engine = EngineConfig(model=folder, disable_log_stats=True, max_model_len=8192, num_frames=24)
     server = ServerConfig(host="127.0.0.1", port=port, disable_uvicorn_access_log=True)
-    run_server(engine, server, EngineProcess(), build_for_pictures)
+    asyncio.run(run_server(engine, server, EngineProcess(), build_for_pictures))
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 
 import numpy as np
 import pytest
@@ -68,6 +70,44 @@ def test_multiple_images_in_a_single_prompt(llm):
     ids = outputs[0].prompt_token_ids
     assert ids.count(SPECIAL_IDS["<img>"]) == ids.count(SPECIAL_IDS["</img>"]) == 2
     assert ids.count(SPECIAL_IDS["<IMG_CONTEXT>"]) == outputs[0].usage.image_tokens
+
+
+def test_threads_are_answered_side_by_side_as_one_alone_is(llm, monkeypatch):
+    prompts = [f"<|im_start|>user\nIs it {word}?<|im_end|>\n<|im_start|>assistant\n" for word in "abcdefgh"]
+    greedy = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
+    alone = [llm.generate(prompt, greedy, use_tqdm=False)[0].outputs[0].text for prompt in prompts]
+    steps, step = [], llm._core.step
+    monkeypatch.setattr(llm._core, "step", lambda: (steps.append(1), step())[1])
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda prompt: llm.generate(prompt, greedy, use_tqdm=False)[0].outputs[0].text, prompts))
+    assert found == alone
+    assert len(steps) < 8 * 24, "no two were computed together"
+
+
+def test_answers_of_one_thread_may_grow_in_turns(llm):
+    conversations = [[{"role": "user", "content": word}] for word in ("a", "b")]
+    alone = ["".join(text for text, _ in llm.stream_chat(messages, GREEDY)) for messages in conversations]
+    both = zip_longest(*(llm.stream_chat(messages, GREEDY) for messages in conversations), fillvalue=("", None))
+    assert ["".join(texts) for texts in zip(*([text for text, _ in pair] for pair in both), strict=True)] == alone
+
+
+def test_an_error_in_one_thread_is_not_anothers(llm):
+    """Threads of wrong requests, of streams that are left, and of whole answers; in the end nothing is held."""
+    whole = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
+    (expected,) = llm.generate("a", whole, use_tqdm=False)
+
+    def ask(number: int) -> str:
+        if number % 3 == 0:
+            with pytest.raises(TooLong):
+                llm.generate("a " * 600, whole, use_tqdm=False)
+        elif number % 3 == 1:
+            next(stream := llm.stream_chat([{"role": "user", "content": "b"}], whole))
+            stream.close()
+        return llm.generate("a", whole, use_tqdm=False)[0].outputs[0].text
+
+    with ThreadPoolExecutor(6) as pool:
+        assert set(pool.map(ask, range(18))) == {expected.outputs[0].text}
+    assert not llm._core.has_unfinished
 
 
 def test_batch_inference_in_both_forms(llm):

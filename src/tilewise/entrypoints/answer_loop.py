@@ -1,29 +1,35 @@
-"""AnswerLoop: an engine that is stepped by its caller until answers are whole; and how such an engine is made."""
+"""AnswerLoop: an engine that is stepped by its callers until answers are whole; and how such an engine is made."""
 
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tilewise.console import Bar, progress_bar
 from tilewise.engine.core import EngineCore
 from tilewise.engine.counters import Counters, StatsLog
-from tilewise.engine.sequence import SequenceFailure
-from tilewise.errors import RankDied
+from tilewise.engine.sequence import SequenceDelta, SequenceFailure
+from tilewise.errors import RankDied, TilewiseError
 from tilewise.host import short_waits
 from tilewise.inputs.prepare import Preparer
 from tilewise.outputs.group import AnswerGroup
 from tilewise.plan import Resolved
 from tilewise.remote.process import build
-from tilewise.remote.wire import Launch
+from tilewise.remote.wire import Launch, RequestRefused
 from tilewise.types import Request, RequestOutput
 
 if TYPE_CHECKING:
     from tilewise.remote.core import RemoteCore
     from tilewise.remote.supervisor import Supervisor
+
+Delta = SequenceDelta | SequenceFailure | RequestRefused
+News = deque[Delta]
+"""What steps have brought for the requests of one caller, and it has not looked at yet."""
 
 
 def make_core(launch: Launch) -> tuple[EngineCore | RemoteCore, Sequence[EngineCore | Supervisor], Resolved]:
@@ -42,7 +48,11 @@ def make_core(launch: Launch) -> tuple[EngineCore | RemoteCore, Sequence[EngineC
 
 
 class AnswerLoop:
-    """A loop over an engine's steps, which turns tokens into answers. One thread drives it."""
+    """A loop over an engine's steps, which turns tokens into answers.
+
+    Several threads may wait for answers. One that finds nobody at it computes the next step for all, so that their
+    requests are computed together; the others wait for their part of it.
+    """
 
     def __init__(
         self,
@@ -53,6 +63,12 @@ class AnswerLoop:
     ) -> None:
         """Step `core`, which is one engine or stands for all `engines`; `stats` has a log line of each, or nothing."""
         self._core, self._engines, self._inputs, self._stats = core, engines, inputs, stats
+        self._turn = threading.Condition()
+        self._stepping = False
+        self._later: list[Callable[[], None]] = []
+        """Calls of the engine that wait for the end of the step that is being computed."""
+        self._news: dict[str, News] = {}
+        """Where the news of each request goes."""
 
     @property
     def counters(self) -> Counters:
@@ -62,49 +78,78 @@ class AnswerLoop:
     def group(self, request: Request) -> AnswerGroup:
         return AnswerGroup(self._inputs.tokenizer, request, self._inputs.spec)
 
-    def submit(self, group: AnswerGroup) -> None:
-        for request in group.requests:
-            self._core.submit(request)
+    def reset(self, cache: Literal["prefix", "tiles"]) -> bool:
+        """Empty a cache between two steps; return True if all of it is empty now."""
+        with self._turn:
+            self._turn.wait_for(lambda: not self._stepping)
+            return self._core.reset(cache)
 
-    def abort(self, group: AnswerGroup) -> None:
-        """Take a group's requests out of the engine; those that have ended already are unknown to it."""
-        for request in group.requests:
-            self._core.abort(request.id)
+    def submit(self, request: Request, news: News) -> None:
+        """Hand a request to the engine. Its tokens are appended to `news`, and so is the error if it is refused."""
 
-    def advance(self, owners: Mapping[str, AnswerGroup]) -> Iterator[tuple[AnswerGroup, str]]:
-        """Compute one step; yield each group of answers that got something new, with its new text.
+        def submit() -> None:
+            try:
+                self._core.submit(request)
+            except TilewiseError as error:
+                news.append(RequestRefused(request.id, error))
 
-        `owners` has the group of each request. Raises RankDied, after which nothing more can be computed.
+        self._news[request.id] = news
+        self._between_steps(submit)
+
+    def abort(self, request_id: str) -> None:
+        """Take a request out of the engine; one that has ended already is unknown to it."""
+        self._news.pop(request_id, None)
+        self._between_steps(lambda: self._core.abort(request_id))
+
+    def _between_steps(self, call: Callable[[], None]) -> None:
+        """Make a call now, or have whoever computes a step make it behind that."""
+        with self._turn:
+            if self._stepping:
+                self._later.append(call)
+            else:
+                call()
+
+    def step(self, news: News) -> None:
+        """Compute one step for all, or wait until others' steps have brought `news`.
+
+        Raises RankDied, after which nothing more can be computed.
         """
+        with self._turn:
+            self._turn.wait_for(lambda: news or not self._stepping)
+            if news:
+                return
+            self._stepping = True
+        deltas: Sequence[Delta] = ()
         try:
             deltas = self._core.step()
+            self._log_stats()
         except RankDied as error:
             raise RankDied(f"{str(error).removesuffix('.')}: close this LLM and make another one.") from error
-        self._log_stats()
-        for delta in deltas:
-            group = owners[delta.request_id]
-            if isinstance(delta, SequenceFailure):
-                group.fail(delta)
-                yield group, ""
-                continue
-            piece = group.take(delta)
-            if piece is None:
-                continue
-            if piece.engine_goes_on:
-                self._core.abort(delta.request_id)
-            yield group, piece.text
+        finally:
+            self._end_step(deltas)
+
+    def _end_step(self, deltas: Sequence[Delta]) -> None:
+        with self._turn:
+            self._stepping = False
+            for delta in deltas:
+                if delta.request_id in self._news:
+                    self._news[delta.request_id].append(delta)
+            later, self._later = self._later, []
+            for call in later:
+                call()
+            self._turn.notify_all()
 
     def drive(self, groups: Sequence[AnswerGroup]) -> Iterator[tuple[AnswerGroup, str]]:
         """Submit requests, and step until all have finished; whatever goes wrong, nothing is left in the engine."""
-        owners = {request.id: group for group in groups for request in group.requests}
+        answers = RunningAnswers(self)
         try:
             for group in groups:
-                self.submit(group)
+                answers.submit(group)
             while not all(group.finished for group in groups):
-                yield from self.advance(owners)
+                yield from answers.advance()
         finally:
             for group in groups:
-                self.abort(group)
+                answers.abort(group)
 
     def finish(self, groups: Sequence[AnswerGroup], show_progress: Bar) -> list[RequestOutput]:
         show = show_progress if callable(show_progress) else show_progress and len(groups) > 1
@@ -132,3 +177,43 @@ class AnswerLoop:
     def _with_media(self, counters: Counters) -> Counters:
         media = self._inputs.media_counts
         return replace(counters, mm_cache_queries=media.queries, mm_cache_hits=media.hits)
+
+
+class RunningAnswers:
+    """The groups of answers that one thread waits for."""
+
+    def __init__(self, loop: AnswerLoop) -> None:
+        self._loop = loop
+        self._owners: dict[str, AnswerGroup] = {}
+        self._news: News = deque()
+
+    def submit(self, group: AnswerGroup) -> None:
+        for request in group.requests:
+            self._owners[request.id] = group
+            self._loop.submit(request, self._news)
+
+    def abort(self, group: AnswerGroup) -> None:
+        """Take a group's requests out of the engine, or forget those that have ended."""
+        for request in group.requests:
+            if self._owners.pop(request.id, None) is not None:
+                self._loop.abort(request.id)
+
+    def advance(self) -> Iterator[tuple[AnswerGroup, str]]:
+        """Take what has come, or compute a step; yield each group that got something new, with its new text.
+
+        Raises what a request was refused for, and RankDied.
+        """
+        self._loop.step(self._news)
+        while self._news:
+            delta = self._news.popleft()
+            if (group := self._owners.get(delta.request_id)) is None:
+                continue  # it was aborted before it was looked at
+            if isinstance(delta, RequestRefused):
+                raise delta.error
+            if isinstance(delta, SequenceFailure):
+                group.fail(delta)
+                yield group, ""
+            elif (piece := group.take(delta)) is not None:
+                if piece.engine_goes_on:
+                    self._loop.abort(delta.request_id)
+                yield group, piece.text

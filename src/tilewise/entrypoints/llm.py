@@ -222,7 +222,7 @@ class LLM(Entrypoint):
         """Forget all prefixes that were computed; return True if none is left."""
         foreign = {"reset_running_requests": reset_running_requests, "reset_connector": reset_connector}
         with call_of("reset_prefix_cache", **foreign):
-            return self._core.reset("prefix")
+            return self._loop.reset("prefix")
 
     def reset_mm_cache(self) -> None:
         """Forget pictures that have been cut."""
@@ -230,7 +230,7 @@ class LLM(Entrypoint):
 
     @cached_property
     def llm_engine(self) -> LLMEngine:
-        """This engine in a form that the caller steps; not to be used while a call of this LLM runs."""
+        """This engine in a form that the caller steps."""
         from tilewise.entrypoints.llm_engine import LLMEngine
 
         return LLMEngine(self)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from tilewise.engine.arg_utils import EngineArgs
+from tilewise.entrypoints.answer_loop import RunningAnswers
 from tilewise.entrypoints.llm import LLM
 from tilewise.entrypoints.setup import call_of
 from tilewise.errors import InvalidRequest
@@ -25,7 +26,8 @@ class LLMEngine:
 
     def __init__(self, llm: LLM) -> None:
         self.llm = llm
-        """The LLM whose engine this steps; it must not be called otherwise meanwhile."""
+        """The LLM whose engine this steps."""
+        self._answers = RunningAnswers(llm._loop)
         self._running: dict[str, tuple[AnswerGroup, ResultStream]] = {}
 
     @classmethod
@@ -54,23 +56,22 @@ class LLMEngine:
             raise InvalidRequest(f"add_request takes one prompt, got {len(requests)}: call it once for each.")
         (request,) = self.llm._build.prioritised(requests, priority)
         group = self.llm._loop.group(request)
-        self.llm._loop.submit(group)
+        self._answers.submit(group)
         self._running[request_id] = group, ResultStream(group, request_id)
         return request_id
 
     def step(self) -> list[RequestOutput]:
         """Compute one step; return a result of each request that has something new, as its `output_kind` says."""
-        owners = {single.id: group for group, _ in self._running.values() for single in group.requests}
-        changed = {id(group) for group, _ in self.llm._loop.advance(owners)} if owners else set()
+        changed = {id(group) for group, _ in self._answers.advance()} if self._running else set()
         results = [results.next() for group, results in self._running.values() if id(group) in changed]
-        self._running = {name: pair for name, pair in self._running.items() if not pair[0].finished}
+        self.abort_request([name for name, (group, _) in self._running.items() if group.finished])
         return [result for result in results if result is not None]
 
     def abort_request(self, request_ids: str | Iterable[str]) -> None:
         """Take requests out of the engine; unknown ones have ended already."""
         for name in [request_ids] if isinstance(request_ids, str) else list(request_ids):
             if (found := self._running.pop(name, None)) is not None:
-                self.llm._loop.abort(found[0])
+                self._answers.abort(found[0])
 
     @property
     def model_config(self) -> SimpleNamespace:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.engine.sequence import SequenceDelta
@@ -20,17 +19,10 @@ from tilewise.errors import TilewiseError
 from tilewise.plan import Resolved
 from tilewise.remote.engine import EngineProcess, Sink
 from tilewise.remote.replicas import Replicas, replicas_of
-from tilewise.remote.wire import Launch, Ready
+from tilewise.remote.wire import Launch, Ready, RequestRefused
 from tilewise.types import Request
 
 Result = TypeVar("Result")
-
-
-class _Failure(NamedTuple):
-    """An error that ended a request."""
-
-    request_id: str
-    error: TilewiseError
 
 
 class LoopThread:
@@ -92,9 +84,7 @@ class RemoteCore:
 
     def __init__(self, launch: Launch) -> None:
         """Start the engines, and return when the model is loaded. Raises what hinders the start."""
-        self._arrived: SimpleQueue[SequenceDelta | _Failure] = SimpleQueue()
-        self._next: deque[SequenceDelta | _Failure] = deque()
-        """Tokens and failures that have arrived and that no step has returned yet."""
+        self._arrived: SimpleQueue[SequenceDelta | RequestRefused] = SimpleQueue()
         self._unfinished: set[str] = set()
         self.replicas = replicas_of(launch)
         self._loop = LoopThread("tilewise-replicas")
@@ -122,7 +112,7 @@ class RemoteCore:
         return self.replicas.load
 
     def submit(self, request: Request) -> None:
-        """Submit a request. If it is refused, or no engine is there, a later step raises that."""
+        """Submit a request. If it is refused, or no engine is there, a later step says so."""
         self._unfinished.add(request.id)
         self._loop.submit(self.replicas, [request], _Sink(self.replicas, request.id, self._arrived))
 
@@ -132,32 +122,21 @@ class RemoteCore:
             self._unfinished.discard(request_id)
             self._loop.call(self.replicas.forget, [request_id], (request_id,))
 
-    def step(self) -> list[SequenceDelta]:
-        """Return the tokens that have come, one at least unless nothing is unfinished. Raises what ended a request."""
-        deltas: list[SequenceDelta] = []
-        while self._unfinished and self._has_arrived(wait=not deltas):
-            if self._next[0].request_id not in self._unfinished:
-                self._next.popleft()  # of an aborted one
-                continue
-            if isinstance(self._next[0], _Failure) and deltas:
-                break  # said by the next step, behind what came before
-            found = self._next.popleft()
-            if isinstance(found, _Failure):
-                self.abort(found.request_id)
-                raise found.error
-            if found.finish_reason is not None:
-                self._unfinished.discard(found.request_id)
-            deltas.append(found)
-        return deltas
-
-    def _has_arrived(self, wait: bool) -> bool:
-        """Return whether something has arrived; with `wait`, wait until something has."""
-        if wait and not self._next:
-            self._next.append(self._arrived.get())
-        with suppress(Empty):
-            while True:
-                self._next.append(self._arrived.get_nowait())
-        return bool(self._next)
+    def step(self) -> list[SequenceDelta | RequestRefused]:
+        """Return the tokens and refusals that have come, one at least unless nothing is unfinished."""
+        found: list[SequenceDelta | RequestRefused] = []
+        while self._unfinished and not found:
+            arrived = [self._arrived.get()]
+            with suppress(Empty):
+                while True:
+                    arrived.append(self._arrived.get_nowait())
+            found = [one for one in arrived if one.request_id in self._unfinished]  # others were aborted meanwhile
+        for one in found:
+            if isinstance(one, RequestRefused):
+                self.abort(one.request_id)
+            elif one.finish_reason is not None:
+                self._unfinished.discard(one.request_id)
+        return found
 
     def reset(self, cache: Literal["prefix", "tiles"]) -> bool:
         """Empty a cache, as far as nothing that runs uses it; return whether all of it is empty. Raises EngineDead."""
@@ -171,7 +150,9 @@ class RemoteCore:
 class _Sink:
     """A sink of one request, which passes its tokens and its failure to the thread that steps."""
 
-    def __init__(self, replicas: Replicas, request_id: str, arrived: SimpleQueue[SequenceDelta | _Failure]) -> None:
+    def __init__(
+        self, replicas: Replicas, request_id: str, arrived: SimpleQueue[SequenceDelta | RequestRefused]
+    ) -> None:
         self._replicas, self._request_id, self._arrived = replicas, request_id, arrived
 
     def put(self, delta: SequenceDelta) -> None:
@@ -180,4 +161,4 @@ class _Sink:
         self._arrived.put(delta)
 
     def fail(self, error: TilewiseError) -> None:
-        self._arrived.put(_Failure(self._request_id, error))
+        self._arrived.put(RequestRefused(self._request_id, error))

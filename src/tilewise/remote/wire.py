@@ -250,7 +250,7 @@ class Ends:
 
 @dataclass(frozen=True, slots=True)
 class RequestRefused:
-    """A request that the engine does not take."""
+    """A request that an engine does not take, or that ended with an error."""
 
     request_id: str
     error: TilewiseError

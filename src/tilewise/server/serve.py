@@ -101,7 +101,7 @@ async def serve(
             {"--metrics-without-key": "/metrics asks for no key unless --metrics-with-key says so"}, "tilewise serve"
         )
     listener = listen(config)  # first: a port that is taken should not cost a model's loading time
-    if config.port == 0:
+    if config.port == 0 and config.uds is None:
         config = replace(config, port=listener.getsockname()[1])
     try:
         context = await assemble(engine, config, process, build)
