@@ -195,14 +195,8 @@ class Attention:
             {"k_proj": kept.of(config.head_dim), "v_proj": kept.of(config.head_dim)},
         )
         self._out = RowLinear(view, "o_proj", queries, config.hidden_size, config.output_bias, mesh)
-        self._norms = (
-            (
-                RMSNorm(view.at("q_norm"), config.head_dim, config.norm_eps),
-                RMSNorm(view.at("k_norm"), config.head_dim, config.norm_eps),
-            )
-            if config.head_norm
-            else None
-        )
+        normed = ("q_norm", "k_norm") if config.head_norm else ()
+        self._norms = [RMSNorm(view.at(name), config.head_dim, config.norm_eps) for name in normed]
 
     def __call__(self, x: Tensor, cache: LayerCache, at: ForwardContext) -> Tensor:
         split = self._qkv(x, at.ops).split(self._qkv.sizes, dim=-1)
