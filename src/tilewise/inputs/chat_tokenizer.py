@@ -17,6 +17,7 @@ from tilewise.inputs.request_builder import check_template, ending_of, thinking_
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import Ending
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
+from tilewise.inputs.tokenizer_files import token_text
 from tilewise.units import to_python
 from tilewise.weights.folder import optional_json
 
@@ -245,7 +246,7 @@ class ChatTokenizer:
 
     @property
     def unk_token(self) -> str | None:
-        return _token_text(self._config.get("unk_token"))
+        return token_text(self._config.get("unk_token"))
 
     @property
     def unk_token_id(self) -> int | None:
@@ -256,7 +257,7 @@ class ChatTokenizer:
         """The tokens that tokenizer_config.json lists; without a list, all special ones without a name of their own."""
         listed = self._config.get("additional_special_tokens")
         if isinstance(listed, list):
-            return [text for text in map(_token_text, listed) if text is not None]
+            return [text for text in map(token_text, listed) if text is not None]
         named = (self.bos_token, self.eos_token, self.unk_token, self.pad_token)
         return [token for token in self.all_special_tokens if token not in named]
 
@@ -300,12 +301,6 @@ def _check_options(given: Mapping[str, Any]) -> None:
     ignored = Ignored()
     take_all(given, FOREIGN_OPTIONS, ignored)
     LOG.take(ignored.reasons, "tokenizer")
-
-
-def _token_text(token: Any) -> str | None:
-    """Return a token's text; tokenizer_config.json has a text, or an object with `content`."""
-    found = token.get("content") if isinstance(token, Mapping) else token
-    return found if isinstance(found, str) else None
 
 
 def _refuse(**options: Any) -> None:

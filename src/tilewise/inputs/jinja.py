@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tilewise.inputs.pieces import CONTEXT_MARKER, IMAGE_MARKER, Message, to_string
 from tilewise.inputs.sandbox import run_confined
 from tilewise.inputs.templates import Template
+from tilewise.inputs.tokenizer_files import token_text
 from tilewise.weights.folder import CheckpointFolder
 
 if TYPE_CHECKING:
@@ -134,11 +135,10 @@ def _default(value: Any) -> str | None:
 
 
 def token_texts(folder: CheckpointFolder) -> dict[str, str]:
-    """Return the special tokens that templates may name; a file has each as a text or an object with one."""
+    """Return the special tokens that templates may name."""
     config = folder.optional("tokenizer_config.json")
-    found = {name: config.get(name, "") for name in _TOKENS}
-    texts = {name: token.get("content", "") if isinstance(token, dict) else token for name, token in found.items()}
-    return {name: text for name, text in texts.items() if isinstance(text, str)}
+    texts = {name: token_text(config.get(name, "")) for name in _TOKENS}
+    return {name: text for name, text in texts.items() if text is not None}
 
 
 def _compare(
@@ -255,8 +255,8 @@ def _unified(text: str, start: str) -> str:
 def _difference(name: str, ours: str, theirs: str) -> TemplateComparison:
     if ours == theirs:
         return TemplateComparison(name, "same")
-    place = next((at for at, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
-    place = min(len(ours), len(theirs)) if place is None else place
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    place = next((at for at, (our, their) in pairs if our != their), min(len(ours), len(theirs)))
     shown = _around(place, ours), _around(place, theirs)
     return TemplateComparison(name, "differs", *shown, position=min(place, _BEFORE + 1))
 
