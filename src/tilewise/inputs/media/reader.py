@@ -17,15 +17,7 @@ from tilewise.inputs.media.arrays import IMAGE_EMBEDS, EmbeddingForm
 from tilewise.inputs.media.cache import DecodedMedia, KeptMedia, MediaByUuid
 from tilewise.inputs.media.fetch import DataUrl, Kind, MediaAccess, MediaFiles, decode_base64
 from tilewise.inputs.media.hosts import short
-from tilewise.inputs.media.images import (
-    Colour,
-    ImageLimits,
-    Opening,
-    UnopenedFile,
-    further_frames,
-    on_background,
-    open_image,
-)
+from tilewise.inputs.media.images import Colour, Opening, UnopenedFile, further_frames, on_background, open_image
 from tilewise.inputs.media.limits import ALL_FRAMES, MediaBudget, MediaLimits
 from tilewise.inputs.media.tiling import EncodedPicture, LimitedPicture, Picture, UnopenedPicture, lax_number
 from tilewise.inputs.media.video import FrameChoice, read_video
@@ -165,27 +157,23 @@ class EncodedPart:
 class MediaReader:
     """A reader of the media that requests name.
 
-    One reader serves all requests; `timed` gives each its own, with the last six fields. `limits` are pictures and
-    videos a prompt (`limit_mm_per_prompt`).
+    One reader serves all requests; `timed` gives each its own. `limits` are pictures and videos a prompt
+    (`limit_mm_per_prompt`).
     """
 
     access: MediaAccess = field(default_factory=MediaAccess)
-    image_limits: ImageLimits = field(default_factory=ImageLimits)
+    opening: Opening = Opening()
     limits: dict[str, int] = field(default_factory=dict)
     frames: FrameChoice = field(default_factory=FrameChoice)
     handles: MediaByUuid = field(default_factory=lambda: MediaByUuid(0))
     """Media that were sent with a `uuid`."""
     detail_tiles: Mapping[Detail, int] | None = None
     """Most tiles of a picture whose part asks for this `detail`; None = it has no effect, as in vLLM."""
-    exif_orientation: bool = True
-    """Pictures are turned as their camera says, videos as their display matrix says."""
     embeddings: EmbeddingForm | None = None
     """Form of pictures that come encoded; None = they are not taken."""
     watch: Stopwatch = field(default_factory=Stopwatch)
     """Times of reading, and counts of what was read."""
     budget: MediaBudget = field(default_factory=MediaBudget)
-    background: Colour | None = None
-    """Colour behind pictures with transparency; None = white."""
     scope: str | None = None
     """Owner of the media that a `uuid` names: a key or a salt. None = nobody, so nothing is kept or found."""
     listed: FrameChoice = FrameChoice(ALL_FRAMES)
@@ -209,7 +197,7 @@ class MediaReader:
             frames=options.frames(self.frames),
             watch=Stopwatch(),
             budget=MediaBudget(self.access.limits, cancelled),
-            background=options.background,
+            opening=replace(self.opening, background=options.background),
             scope=scope,
             listed=options.frames(self.listed) if options.num_frames is not None else self.listed,
             ignored=Ignored() if ignored is None else ignored,
@@ -289,11 +277,7 @@ class MediaReader:
         return UnopenedPicture(file, opened)
 
     def _unopened_file(self, content: bytes, part: MediaPart, is_base64: bool = False) -> UnopenedFile:
-        return UnopenedFile(content, is_base64, _name(part), part.where, self._opening, self.budget)
-
-    @property
-    def _opening(self) -> Opening:
-        return Opening(self.image_limits, self.background, self.exif_orientation)
+        return UnopenedFile(content, is_base64, _name(part), part.where, self.opening, self.budget)
 
     def _count_opened(self, told: Mapping[str, Any], is_base64: bool) -> None:
         if is_base64:
@@ -350,7 +334,7 @@ class MediaReader:
         return image
 
     def _open(self, data: bytes | Path, name: str = "") -> Image.Image:
-        return on_background(self.given(open_image(data, self.image_limits, self.budget, name)), self._opening)
+        return on_background(self.given(open_image(data, self.opening.limits, self.budget, name)), self.opening)
 
     def _opened_video(self, opener: MediaOpener, data: bytes, part: MediaPart) -> list[Image.Image]:
         def opened(told: Mapping[str, Any]) -> None:
@@ -365,9 +349,7 @@ class MediaReader:
 
     def read_video(self, data: bytes | Path, name: str = "") -> list[Image.Image]:
         with self.watch.decoding():
-            frames = read_video(
-                data, self.frames, self.image_limits, self.budget, name, self.exif_orientation, self.ignored
-            )
+            frames = read_video(data, self.frames, self.opening, self.budget, name, self.ignored)
         self.watch.count(videos=1, frames=len(frames))
         return frames
 
