@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tilewise.errors import InvalidRequest, NotSupported, UnknownOption
+from tilewise.errors import InvalidRequest, NotSupported
 from tilewise.foreign.keywords import ForeignKeyword, no_effect, refused, take_all
 from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.messages import ParsedMessage, parse_messages
@@ -295,11 +295,8 @@ class ChatTokenizer:
 
 def _check_options(given: Mapping[str, Any]) -> None:
     """Raise UnknownOption for what transformers do not have either, InvalidField for what is refused."""
-    for name in given:
-        if name not in FOREIGN_OPTIONS:
-            raise UnknownOption.named(name, (*FOREIGN_OPTIONS, *_ENCODE), "The tokenizer")
     ignored = Ignored()
-    take_all(given, FOREIGN_OPTIONS, ignored)
+    take_all(given, FOREIGN_OPTIONS, ignored, (*FOREIGN_OPTIONS, *_ENCODE), "The tokenizer")
     LOG.take(ignored.reasons, "tokenizer")
 
 

@@ -114,9 +114,6 @@ def check_arguments(ignored: Ignored, **given: Any) -> None:
     adapters = given.get("lora_request")
     if isinstance(adapters, (list, tuple)):
         given["lora_request"] = [adapter for adapter in adapters if adapter is not None]
-    for name in given:
-        if name not in FOREIGN_ARGUMENTS:
-            raise UnknownOption.named(name, FOREIGN_ARGUMENTS, "The call")
     take_all(given, FOREIGN_ARGUMENTS, ignored)
 
 

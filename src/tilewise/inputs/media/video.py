@@ -6,6 +6,7 @@ Frames that are walked, pixels of each and seconds of it all are bounded, whatev
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from PIL import Image
 
 from tilewise.errors import InvalidMedia, InvalidRequest
 from tilewise.ignored import Ignored
-from tilewise.inputs.media.file_kind import ends_early, kind_of
+from tilewise.inputs.media.file_kind import boxes, ends_early, kind_of
 from tilewise.inputs.media.images import DAMAGE, Opening, check_size, turned_frame
 from tilewise.inputs.media.limits import ALL_FRAMES, MAX_FRAMES, Deadline, MediaBudget, MediaLimits
 
@@ -133,16 +134,9 @@ def _missing_index(content: bytes) -> str:
     """Return words for a missing index; MP4 and QuickTime keep what is where in a box that recorders write last."""
     if content[4:8] != b"ftyp":
         return ""
-    place, boxes = 0, 0
-    while place + 8 <= len(content) and boxes < 1000:
-        size, name = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
-        if size == 1:  # the size follows in 64 bits
-            size = int.from_bytes(content[place + 8 : place + 16], "big")
-        if name == b"moov":
-            return ", its index (the moov box) with it" if place + size > len(content) else ""
-        if size < 8:
-            break
-        place, boxes = place + size, boxes + 1
+    for kind, end in itertools.islice(boxes(io.BytesIO(content)), 1000):
+        if kind == b"moov":
+            return ", its index (the moov box) with it" if end > len(content) else ""
     return " before its index (the moov box), without which no frame is found"
 
 
