@@ -234,20 +234,17 @@ class MediaReader:
 
     def picture(self, part: MediaPart) -> Picture:
         image: Image.Image | UnopenedPicture
-        data = self._data_url(part)
-        if data is not None:
+        if (data := self._data_url(part)) is not None:
             image = self._unopened(data.body.encode(), part, is_base64=True)
+        elif isinstance(files := self._files(part), EncodedPicture):
+            return files
+        elif isinstance(files, DecodedMedia):
+            image = files.images[0]
+        elif self.opener is not None:
+            image = self._unopened(files.files[0], part, files=files)
         else:
-            files = self._files(part)
-            if isinstance(files, EncodedPicture):
-                return files
-            if isinstance(files, DecodedMedia):
-                image = files.images[0]
-            elif self.opener is not None:
-                image = self._unopened(files.files[0], part, files=files)
-            else:
-                image = self.open_image(files.files[0], _name(part))
-                self._remember(part, files)
+            image = self.open_image(files.files[0], _name(part))
+            self._remember(part, files)
         most = (self.detail_tiles or {}).get(part.detail or "auto")
         return image if most is None and not part.options else LimitedPicture(image, most, part.options)
 
@@ -264,8 +261,6 @@ class MediaReader:
     def _unopened(
         self, content: bytes, part: MediaPart, is_base64: bool = False, files: MediaFiles | None = None
     ) -> UnopenedPicture:
-        file = self._unopened_file(content, part, is_base64)
-
         def opened(told: Mapping[str, Any]) -> None:
             self._count_opened(told, is_base64)
             self.watch.count(pictures=1)
@@ -274,10 +269,8 @@ class MediaReader:
             if files is not None:
                 self._remember(part, files)
 
+        file = UnopenedFile(content, is_base64, _name(part), part.where, self.opening, self.budget)
         return UnopenedPicture(file, opened)
-
-    def _unopened_file(self, content: bytes, part: MediaPart, is_base64: bool = False) -> UnopenedFile:
-        return UnopenedFile(content, is_base64, _name(part), part.where, self.opening, self.budget)
 
     def _count_opened(self, told: Mapping[str, Any], is_base64: bool) -> None:
         if is_base64:
@@ -291,10 +284,12 @@ class MediaReader:
         assert not isinstance(files, EncodedPicture), "kept as a picture"
         if isinstance(files, DecodedMedia):
             return list(files.images)
-        if self.opener is not None and not files.is_list:
+        if files.is_list:
+            frames = self._read_list(files)
+        elif self.opener is not None:
             frames = self._opened_video(self.opener, files.files[0], part)
         else:
-            frames = self._read_list(files) if files.is_list else self.read_video(files.files[0], _name(part))
+            frames = self.read_video(files.files[0], _name(part))
         self._remember(part, files)
         return frames
 
@@ -343,7 +338,8 @@ class MediaReader:
                 self.ignored.add(name, why)
 
         # Without its place, which whoever reads parts adds to errors.
-        frames = opener.frames(self._unopened_file(data, replace(part, where="")), self.frames, opened)
+        file = UnopenedFile(data, False, _name(part), "", self.opening, self.budget)
+        frames = opener.frames(file, self.frames, opened)
         self.watch.count(videos=1, frames=len(frames))
         return frames
 
