@@ -143,11 +143,11 @@ class ChatTokenizer:
         thinking = thinking_of(template, ignored)
         LOG.take(ignored.reasons, "apply_chat_template")
         several = not conversation or not isinstance(conversation[0], Mapping)
-        rendered = [
-            self._render(messages, tool_texts(tools), ending, thinking, tokenize)
+        most = max_length if truncation else None
+        found = [
+            self._render(messages, tool_texts(tools), ending, thinking, tokenize)[:most]
             for messages in (conversation if several else [conversation])
         ]
-        found = [prompt[:max_length] if truncation else prompt for prompt in rendered]
         result = found if several else found[0]
         return _encoding(result) if return_dict and tokenize else result
 

@@ -144,18 +144,17 @@ def token_texts(folder: CheckpointFolder) -> dict[str, str]:
 def _compare(
     source: str, files: tuple[str, ...], template: Template, start: str, tokens: dict[str, str]
 ) -> JinjaReport:
-    results = render_all(source, [_wire(messages) for messages in CONVERSATIONS.values()], tokens)
+    rendered = render_all(source, [_wire(messages) for messages in CONVERSATIONS.values()], tokens)
+    results = dict(zip(CONVERSATIONS, rendered, strict=True))
     ours = {
         name: to_string(template.render(messages, template.thinks_if(None))) for name, messages in CONVERSATIONS.items()
     }
-    theirs = {
-        name: _unified(result["text"], start) for name, result in zip(ours, results, strict=True) if "text" in result
-    }
+    theirs = {name: _unified(result["text"], start) for name, result in results.items() if "text" in result}
     comparisons = tuple(
         _difference(name, ours[name], theirs[name])
         if name in theirs
         else TemplateComparison(name, "fails", error=result["error"])
-        for name, result in zip(ours, results, strict=True)
+        for name, result in results.items()
     )
     return JinjaReport(files, comparisons, tuple(_causes(template, ours, theirs)))
 

@@ -174,13 +174,10 @@ def _read_media(
         "image": _pictures(data.get("image"), reader, ignored),
         "video": _videos(data.get("video"), ignored),
     }
-    media: list[Media] = []
     named = {kind: _names(uuids.get(kind), kind, items[kind]) for kind in _MEDIA}
     for kind in _MEDIA:
         reader.check_count(kind, len(named[kind]))
-    for kind in _MEDIA:
-        media += [_medium(kind, item, uuid, reader) for item, uuid in named[kind]]
-    return media
+    return [_medium(kind, item, uuid, reader) for kind in _MEDIA for item, uuid in named[kind]]
 
 
 def _pictures(value: Any, reader: MediaReader, ignored: Ignored) -> list[Any]:
