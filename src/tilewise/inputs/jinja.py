@@ -270,7 +270,8 @@ def _causes(template: Template, ours: dict[str, str], theirs: dict[str, str]) ->
     if "text alone" in theirs:
         yield from _system_cause(template, theirs["text alone"])
         yield from _break_cause(template, ours["text alone"], theirs["text alone"])
-    if theirs and not _takes_parts(theirs.get("a picture")):
+    picture = theirs.get("a picture")
+    if theirs and (picture is None or re.search(r"""['"]type['"]:""", picture)):
         yield "It takes text only: content in parts, as pictures come, breaks it or is printed as Python writes it."
 
 
@@ -289,7 +290,3 @@ def _break_cause(template: Template, ours: str, theirs: str) -> Iterator[str]:
     has, should = f"{end}\n" in theirs, f"{end}\n" in ours
     if end in theirs and has != should:
         yield f"It puts {'a' if has else 'no'} line break after {end}, the training {'did' if should else 'did not'}."
-
-
-def _takes_parts(prompt: str | None) -> bool:
-    return prompt is not None and not re.search(r"""['"]type['"]:""", prompt)

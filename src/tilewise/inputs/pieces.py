@@ -97,7 +97,8 @@ class Message:
         between = "" if order == "as looped" else "\n"
         texts = [part for part in self.parts if isinstance(part, str)]
         text = between.join(texts) if self.parts else self.text
-        marked = (self.images and has_image_marker(text)) or (self.videos and VIDEO_MARKER in text)
+        shown = self.images and (IMAGE_MARKER in text or IMAGE_TOKEN in text)
+        marked = shown or (self.videos and VIDEO_MARKER in text)
         if order == "media first" or not self.parts or marked:
             return place_media(text, self.images, self.videos, first, f"The {self.role} message")
         return self._in_order(first, between)
@@ -138,10 +139,6 @@ def place_media(text: str, images: int, videos: Sequence[int], first: int, where
         else:
             pieces.append(Text(part))
     return pieces
-
-
-def has_image_marker(text: str) -> bool:
-    return IMAGE_MARKER in text or IMAGE_TOKEN in text
 
 
 def _with_markers(text: str, marker: str, expected: int, where: str) -> str:

@@ -182,12 +182,11 @@ def _read_media(
 
 def _pictures(value: Any, reader: MediaReader, ignored: Ignored) -> list[Any]:
     """Return pictures as they came; those that came encoded are an `EncodedPart` each."""
-    if isinstance(value, Mapping) and IMAGE_EMBEDS in value:
+    form, named = reader.embeddings, isinstance(value, Mapping) and IMAGE_EMBEDS in value
+    if named:
         reader.takes_embeddings("multi_modal_data: image")
         take_all(value, {}, ignored, (IMAGE_EMBEDS,), "multi_modal_data: image")
-        return [EncodedPart(array, where=IMAGE_EMBEDS) for array in listed(value)]
-    form = reader.embeddings
-    if form is not None and form.is_meant(value):
+    if named or (form is not None and form.is_meant(value)):
         return [EncodedPart(array, where=IMAGE_EMBEDS) for array in listed(value)]
     if isinstance(value, (list, tuple)):
         if form is None:
