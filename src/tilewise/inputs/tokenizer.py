@@ -141,7 +141,7 @@ class Tokenizer:
         assert isinstance(piece, Text)
         kept = self._beside_tokens(piece.text, pieces, place)
         offset = piece.text.index(kept)
-        return [offset + end for end in self._typed.ends(kept, first=place == 0)]
+        return [offset + end for _, end in self._typed.encoded(kept, first=place == 0).offsets]
 
     def _beside_tokens(self, text: str, pieces: Sequence[Piece], place: int) -> str:
         """Return a text without the white space that the special tokens on both sides swallow."""
@@ -185,12 +185,9 @@ class _Encoder:
         return cls(first, first if elsewhere == definition else _spelling_out(control, _parse(elsewhere, where)))
 
     def encode(self, text: str, first: bool) -> list[int]:
-        return self._encoded(text, first).ids
+        return self.encoded(text, first).ids
 
-    def ends(self, text: str, first: bool) -> list[int]:
-        return [end for _, end in self._encoded(text, first).offsets]
-
-    def _encoded(self, text: str, first: bool) -> Encoding:
+    def encoded(self, text: str, first: bool) -> Encoding:
         """Return the library's encoding. Raises InvalidRequest for a text that its patterns give up on."""
         try:
             return (self.first if first else self.later).encode(text, add_special_tokens=False)
