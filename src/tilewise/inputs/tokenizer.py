@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tokenizers import Encoding, Regex, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
@@ -245,14 +245,6 @@ def _parse(definition: str, where: str) -> FastTokenizer:
         raise InvalidCheckpoint(f"{where} cannot be read ({error}); {GET_AGAIN}.") from None
 
 
-class TextStream(Protocol):
-    """A stream from tokens to text; characters whose bytes are incomplete are held back."""
-
-    def add(self, token_id: int) -> str:
-        """Return the text that this token makes known."""
-        ...
-
-
 class WholeStream:
     """A stream for tokenizers whose tokens are all of one kind, byte-level ones above all."""
 
@@ -261,6 +253,7 @@ class WholeStream:
         self._stream = DecodeStream(skip_special_tokens=False)
 
     def add(self, token_id: int) -> str:
+        """Return the text that this token makes known."""
         return self._stream.step(self._tokenizer, token_id) or ""
 
 
@@ -319,6 +312,10 @@ class PieceStream:
             return text
         self._strip = False
         return text.removeprefix(" ")
+
+
+TextStream = WholeStream | PieceStream
+"""A stream from tokens to text; characters whose bytes are incomplete are held back."""
 
 
 def _steps(tokenizer: FastTokenizer) -> list[dict[str, Any]]:
