@@ -287,7 +287,7 @@ def frame_list(frames: list[bytes]) -> None:
     """A video as a list of pictures has as many frames as pictures, or is refused."""
     listed = ",".join(base64.b64encode(frame).decode() for frame in frames)
     message = pictures.user({"video_url": f"data:video/jpeg;base64,{listed}"})
-    reader = partial(MediaReader, MediaAccess(limits=LIMITS), PICTURE_LIMITS)
+    reader = partial(MediaReader, MediaAccess(limits=LIMITS), Opening(PICTURE_LIMITS))
     with refusing(InvalidMedia):
         _, media = read_messages([message], reader().timed())
         assert len(media[0]) == len(frames) <= LIMITS.chosen_frames

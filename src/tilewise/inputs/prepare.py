@@ -54,8 +54,8 @@ Video = Sequence[Image.Image]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConversationOptions:
-    """The ways in which one conversation may be made into a prompt otherwise than another."""
+class TemplateOptions:
+    """The options by which a conversation becomes a prompt."""
 
     thinking: bool | None = None
     """True if the model is asked to think first, before an answer of a given form too; None = as the template does."""
@@ -108,7 +108,7 @@ class Preparer:
         messages: Sequence[Message],
         pictures: Sequence[Picture | Video],
         sampling: SamplingParams,
-        options: ConversationOptions = ConversationOptions(),
+        options: TemplateOptions = TemplateOptions(),
     ) -> Request:
         """Make a request of a conversation, with its media in the order in which the messages bring them."""
         sampling = sampling.clone()
@@ -158,7 +158,7 @@ class Preparer:
         """Make a request of a ready-made prompt (text in which special tokens are meant, or token ids).
 
         `<image>` and `<video>` markers place the media, and so does `<IMG_CONTEXT>`, which -hf prompts use; without
-        markers media go first. Without `start` a text gets no start token. Other options are `ConversationOptions`'.
+        markers media go first. Without `start` a text gets no start token. The rest is as in `TemplateOptions`.
         """
         started = self.clock()
         sampling = sampling.clone()

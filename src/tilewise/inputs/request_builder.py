@@ -14,7 +14,7 @@ from tilewise.inputs.grammar import name_unenforced
 from tilewise.inputs.media.reader import LOCAL, MediaOptions, MediaReader
 from tilewise.inputs.messages import ParsedMessage, open_messages, parse_messages
 from tilewise.inputs.pieces import IMAGE_MARKER, VIDEO_MARKER
-from tilewise.inputs.prepare import ConversationOptions, Preparer
+from tilewise.inputs.prepare import Preparer, TemplateOptions
 from tilewise.inputs.prompts import Prompt, read_prompts
 from tilewise.inputs.templates import Ending
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT
@@ -69,7 +69,7 @@ class ChatOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatPrompt(ConversationOptions):
+class ChatPrompt(TemplateOptions):
     """A conversation, as `open_messages` and `Preparer.chat` take it."""
 
     messages: tuple[ParsedMessage, ...]
