@@ -22,7 +22,7 @@ from tilewise.engine.encode_core import EncodedDelta
 from tilewise.engine.sequence import SequenceDelta
 from tilewise.errors import TilewiseError
 from tilewise.host import short_waits
-from tilewise.inputs.media.tile_memory import CellFile
+from tilewise.inputs.media.tile_memory import TileFile
 from tilewise.remote.wire import Abort, Close, FromEngine, Launch, ResetCache, Returned, Submit, ToEngine, framed, pipe
 from tilewise.types import Request
 
@@ -108,10 +108,10 @@ _PATIENCE = 10.0  # seconds from being told to end until being ended
 class EngineProcess:
     """A process for an engine, which loads its libraries at once. It ends when this process does, however that ends."""
 
-    def __init__(self, number: int = 0, tiles: CellFile | None = None) -> None:
+    def __init__(self, number: int = 0, tiles: TileFile | None = None) -> None:
         """Start the process. `number` is that of the engine among several, for the log; `tiles` is what they share."""
         self.pipe, theirs = pipe()
-        self.tiles = tiles or CellFile()
+        self.tiles = tiles or TileFile()
         level = logging.getLevelName(logging.getLogger("tilewise").getEffectiveLevel())
         # A new interpreter, as a fork would inherit threads and what they hold; it finds modules where this one does.
         command = [sys.executable, "-P", "-m", "tilewise.remote.begin", f"{theirs.fileno()}", level, f"{number}"]

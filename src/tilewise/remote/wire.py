@@ -17,7 +17,7 @@ from tilewise.engine.encode_core import EncodedDelta
 from tilewise.engine.sequence import SequenceDelta
 from tilewise.errors import TilewiseError
 from tilewise.host import Memory
-from tilewise.inputs.media.tile_memory import CellTile, Loan, TileForm, TileMemory, TileRef
+from tilewise.inputs.media.tile_memory import Loan, StoredTile, TileForm, TileMemory, TileRef
 from tilewise.plan import Resolved
 from tilewise.types import Request
 
@@ -185,9 +185,9 @@ class Submit:
     @classmethod
     def of(cls, request: Request, loan: int) -> Submit:
         """Make a message in which tiles of shared memory are references."""
-        if not any(isinstance(tile, CellTile) for image in request.images for tile in image.tiles):
+        if not any(isinstance(tile, StoredTile) for image in request.images for tile in image.tiles):
             return cls(request)
-        return cls(_with_tiles(request, lambda tile: tile.ref if isinstance(tile, CellTile) else tile), loan)
+        return cls(_with_tiles(request, lambda tile: tile.ref if isinstance(tile, StoredTile) else tile), loan)
 
     def opened(self, memory: TileMemory | None, returned: deque[int]) -> Submit:
         """Return the message with tiles for references; `returned` gets the loan's number when none is in use."""

@@ -17,7 +17,7 @@ from tilewise.host import available_memory, usable_cpus
 from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.media.cache import MediaCache, cache_bytes
 from tilewise.inputs.media.opener import MediaOpener
-from tilewise.inputs.media.tile_memory import CellFile, CellStore, TileForm
+from tilewise.inputs.media.tile_memory import TileFile, TileForm, TileStore
 from tilewise.inputs.model_inputs import ModelInputs
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tool_text import TOOL_FORMS
@@ -69,7 +69,7 @@ async def assemble(
     ready = await replicas.start(process)
     preparer = found.preparer(ready.resolved)
     if launch.tiles is not None:
-        opener = MediaOpener(workers, CellStore(process.tiles, launch.tiles), bound, ready.resolved.resize_kernels)
+        opener = MediaOpener(workers, TileStore(process.tiles, launch.tiles), bound, ready.resolved.resize_kernels)
         # Frames of videos are cut here, and are known again by their pixels.
         frames = MediaCache(bound // _FRAMES_SHARE)
         reader, preparer = replace(reader, opener=opener), replace(preparer, opener=opener, cache=frames)
@@ -150,7 +150,7 @@ def served_model(
     )
 
 
-def shared_tiles(file: CellFile, bound: int, size: int) -> TileForm | None:
+def shared_tiles(file: TileFile, bound: int, size: int) -> TileForm | None:
     """Give the file of tiles its form: room for known pictures of `bound` bytes, or for requests in flight alone.
 
     None where the system allows no such file: then pictures are opened and cut in threads.

@@ -25,7 +25,7 @@ from tilewise.inputs.media.images import Opening, UnopenedFile
 from tilewise.inputs.media.limits import MediaBudget, MediaLimits
 from tilewise.inputs.media.opener import MediaOpener
 from tilewise.inputs.media.reader import MediaOptions, MediaPart, MediaReader
-from tilewise.inputs.media.tile_memory import CellFile, CellStore, TileForm
+from tilewise.inputs.media.tile_memory import TileFile, TileForm, TileStore
 from tilewise.inputs.media.tiling import LimitedPicture, Tiling
 
 TILING = Tiling(tile_size=28, max_tiles=6)
@@ -84,7 +84,7 @@ def part(content: bytes, kind: str = "image", uuid: str | None = None) -> MediaP
 
 @pytest.fixture(scope="module")
 def opener() -> Iterator[MediaOpener]:
-    made = MediaOpener(1, CellStore(CellFile(), TileForm(CELLS, TILING.tile_size)), 2**20, None)
+    made = MediaOpener(1, TileStore(TileFile(), TileForm(CELLS, TILING.tile_size)), 2**20, None)
     yield made
     made.close()
 

@@ -12,7 +12,7 @@ import pytest
 
 from tilewise.errors import Cancelled, InvalidRequest
 from tilewise.inputs.media.limits import MediaBudget
-from tilewise.inputs.media.tile_memory import CellFile, CellStore, Loan, TileForm, TileMemory, TileRef
+from tilewise.inputs.media.tile_memory import Loan, TileFile, TileForm, TileMemory, TileRef, TileStore
 from tilewise.types import Tile
 
 SIZE = 28
@@ -20,8 +20,8 @@ BUDGET = MediaBudget()
 
 
 @pytest.fixture
-def store() -> CellStore:
-    return CellStore(CellFile(), TileForm(6, SIZE))
+def store() -> TileStore:
+    return TileStore(TileFile(), TileForm(6, SIZE))
 
 
 def tile(value: int) -> Tile:

@@ -27,7 +27,7 @@ from tilewise.inputs.media.cut_worker import ERRORS, Job
 from tilewise.inputs.media.fork_server import ForkServer
 from tilewise.inputs.media.images import UnopenedFile
 from tilewise.inputs.media.limits import Deadline, MediaBudget
-from tilewise.inputs.media.tile_memory import CellStore
+from tilewise.inputs.media.tile_memory import TileStore
 
 logger = logging.getLogger("tilewise")
 _LOOK = 0.05
@@ -37,10 +37,10 @@ _CRASHES = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT}
 Told = dict[str, Any]
 
 
-class _MediaWorker:
+class _Worker:
     """One process, and our end of the link to it."""
 
-    def __init__(self, server: ForkServer, store: CellStore, library: str | None) -> None:
+    def __init__(self, server: ForkServer, store: TileStore, library: str | None) -> None:
         self._server = server
         self.link, theirs = Pipe()
         with theirs:
@@ -66,7 +66,7 @@ Take = Callable[[Told, Connection], None]
 class _Errand:
     """A job that a worker is at."""
 
-    worker: _MediaWorker
+    worker: _Worker
     job: Job
     take: Take
     deadline: Deadline
@@ -88,12 +88,12 @@ class _Errand:
 class MediaWorkers:
     """So many processes that open media and cut pictures, into the cells of a store."""
 
-    def __init__(self, count: int, store: CellStore, library: str | None) -> None:
+    def __init__(self, count: int, store: TileStore, library: str | None) -> None:
         """Start the processes, in the background. `library` has the kernels that resize, if there are any."""
         self._store, self._library = store, library
         self._server = ForkServer()
-        self._idle: deque[_MediaWorker] = deque()
-        self._waiting: deque[Future[_MediaWorker]] = deque()  # of threads without a worker, the longest first
+        self._idle: deque[_Worker] = deque()
+        self._waiting: deque[Future[_Worker]] = deque()  # of threads without a worker, the longest first
         self._lock = threading.Lock()
         self._closed = False
         for _ in range(count):
@@ -147,9 +147,9 @@ class MediaWorkers:
         self._hand_on(errand.worker)
         return True
 
-    def _borrow(self, budget: MediaBudget, may_wait: bool) -> _MediaWorker | None:
+    def _borrow(self, budget: MediaBudget, may_wait: bool) -> _Worker | None:
         """Return a worker, after all who have waited longer; None if none is idle now and the caller may not wait."""
-        mine: Future[_MediaWorker] = Future()
+        mine: Future[_Worker] = Future()
         with self._lock:
             if self._idle:
                 return self._idle.popleft()
@@ -166,14 +166,14 @@ class MediaWorkers:
                     self._give_up(mine)
                     raise
 
-    def _give_up(self, mine: Future[_MediaWorker]) -> None:
+    def _give_up(self, mine: Future[_Worker]) -> None:
         with self._lock:
             if mine in self._waiting:
                 self._waiting.remove(mine)
                 return
         self._hand_on(mine.result())  # it has just come
 
-    def _hand_on(self, worker: _MediaWorker) -> None:
+    def _hand_on(self, worker: _Worker) -> None:
         """Give a worker to who has waited longest."""
         with self._lock:
             if self._closed:
@@ -194,7 +194,7 @@ class MediaWorkers:
         def add() -> None:
             while not self._closed:
                 with suppress(OSError):  # the server has ended, as by whoever is short of memory, or this process does
-                    self._hand_on(_MediaWorker(self._living_server(), self._store, self._library))
+                    self._hand_on(_Worker(self._living_server(), self._store, self._library))
                     return
                 time.sleep(_LOOK)
 
@@ -210,7 +210,7 @@ class MediaWorkers:
         self._server.close()
 
 
-def _errand(worker: _MediaWorker, job: Job, take: Take, may_repeat: bool, budget: MediaBudget) -> _Errand:
+def _errand(worker: _Worker, job: Job, take: Take, may_repeat: bool, budget: MediaBudget) -> _Errand:
     name = job.file.name or job.file.where
     deadline = Deadline(budget, "decode_seconds", f"Decoding {name}", "send a shorter or a smaller video")
     return _Errand(worker, job, take, deadline, may_repeat)

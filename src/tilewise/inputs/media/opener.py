@@ -14,7 +14,7 @@ from tilewise.inputs.media.cache import CacheCounts, CutPicture, RecentlyUsed
 from tilewise.inputs.media.cut_worker import CutPictureJob, ReadVideoJob
 from tilewise.inputs.media.cut_workers import MediaWorkers, Told
 from tilewise.inputs.media.images import UnopenedFile
-from tilewise.inputs.media.tile_memory import CellStore, CellTile
+from tilewise.inputs.media.tile_memory import StoredTile, TileStore
 from tilewise.inputs.media.tiling import Tiling, UnopenedPicture, content_digest
 from tilewise.inputs.media.video import FrameChoice
 from tilewise.types import Tile
@@ -35,7 +35,7 @@ class KnownPicture:
 class MediaOpener:
     """Opens and cuts what requests bring, by workers, and knows again the files that it has cut before."""
 
-    def __init__(self, workers: int, store: CellStore, cache_bytes: int, library: str | None) -> None:
+    def __init__(self, workers: int, store: TileStore, cache_bytes: int, library: str | None) -> None:
         self.store = store
         self._workers = MediaWorkers(workers, store, library)
         self._known = RecentlyUsed[bytes, KnownPicture](cache_bytes)
@@ -76,7 +76,7 @@ class MediaOpener:
                 takes.append(partial(self._take, found, key, its))
             self._workers.do(jobs, takes, budget)
         finally:
-            used = {tile.cell for known in found.values() for tile in known.cut.tiles if isinstance(tile, CellTile)}
+            used = {tile.cell for known in found.values() for tile in known.cut.tiles if isinstance(tile, StoredTile)}
             self.store.give_back([cell for cell in cells if cell not in used])
         return found
 

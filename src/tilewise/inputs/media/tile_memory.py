@@ -34,7 +34,7 @@ _GARBAGE = 100
 """Looks between searches for garbage."""
 
 
-class CellFile:
+class TileFile:
     """A file without a name, which is gone with the last process that has it open. It takes memory as it is written."""
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class TileRef:
 
 
 @dataclass(frozen=True, slots=True)
-class CellTile(Tile):
+class StoredTile(Tile):
     """A tile whose pixels are in a cell."""
 
     cell: int
@@ -126,13 +126,13 @@ class CellTile(Tile):
         return Tile, (self.digest, np.array(self.pixels))
 
 
-class CellStore:
+class TileStore:
     """The cells of a tile file, given out by the one process that fills them. Threads may share an instance.
 
     `make_room` is asked when cells are short, and gives up something that holds some; it returns whether it could.
     """
 
-    def __init__(self, file: CellFile, form: TileForm, make_room: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, file: TileFile, form: TileForm, make_room: Callable[[], bool] = lambda: False) -> None:
         file.take(form)
         self.file, self.form = file, form
         self.make_room = make_room
@@ -196,14 +196,14 @@ class CellStore:
         """Take cells back that no tile was made of."""
         self._returned.extend(cells)
 
-    def put(self, tile: Tile, cell: int) -> CellTile:
+    def put(self, tile: Tile, cell: int) -> StoredTile:
         """Write a tile into a cell that was reserved."""
         self._memory.place(cell)[:] = tile.pixels
         return self.tile(tile.digest, cell)
 
-    def tile(self, digest: bytes, cell: int) -> CellTile:
+    def tile(self, digest: bytes, cell: int) -> StoredTile:
         """Return the tile whose pixels are in a reserved cell, which is free again when nobody has the tile."""
-        return CellTile(digest, self._memory.pixels(cell, lambda: self._returned.append(cell)), cell)
+        return StoredTile(digest, self._memory.pixels(cell, lambda: self._returned.append(cell)), cell)
 
 
 class Loan:
