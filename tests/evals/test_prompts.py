@@ -9,6 +9,7 @@ from tilewise.errors import InvalidRequest, UnknownOption
 from tilewise.evals.prompts import Dialogue, behind_messages, behind_reasoning, behind_text, sampling_of, windows
 from tilewise.evals.question import ModelAnswer
 from tilewise.inputs.pieces import Message
+from tilewise.inputs.prepare import TemplateOptions
 
 SCORE = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
 
@@ -63,7 +64,7 @@ def test_a_continuation_is_the_models_words(demo):
     said = asked.followed_by("red")
     assert said == (Message("user", "what color?"), Message("assistant", "red"))
     scored = behind_messages(demo.inputs, asked.followed_by(""), said)
-    whole = demo.inputs.chat(said, [], SCORE, ending="continue").prompt_ids
+    whole = demo.inputs.chat(said, [], SCORE, TemplateOptions(ending="continue")).prompt_ids
     opened = demo.inputs.chat(asked.messages, [], SCORE).prompt_ids
     assert whole[: len(whole) - scored] == opened
     assert demo.inputs.tokenizer.decode(whole[-scored:]) == "red"

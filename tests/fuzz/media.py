@@ -23,7 +23,7 @@ from tilewise.inputs.media.arrays import EmbeddingForm
 from tilewise.inputs.media.fetch import DataUrl, MediaAccess, decode_base64
 from tilewise.inputs.media.file_kind import ends_early, kind_of
 from tilewise.inputs.media.hosts import WebAddress, is_public
-from tilewise.inputs.media.images import ImageLimits, open_image, to_rgb
+from tilewise.inputs.media.images import ImageLimits, Opening, open_image, to_rgb
 from tilewise.inputs.media.limits import MediaBudget, MediaLimits
 from tilewise.inputs.media.reader import MediaReader
 from tilewise.inputs.media.tensor_file import write_safetensors
@@ -90,7 +90,7 @@ def picture(data: bytes) -> None:
 def video(data: bytes) -> None:
     """A file becomes one to three frames within the limits, or is refused."""
     with refusing(InvalidMedia):
-        frames = read_video(data, FrameChoice(3), PICTURE_LIMITS, MediaBudget(LIMITS))
+        frames = read_video(data, FrameChoice(3), Opening(PICTURE_LIMITS), MediaBudget(LIMITS))
         assert 1 <= len(frames) <= 3
         assert all(frame.width * frame.height <= PICTURE_LIMITS.max_pixels for frame in frames)
 
@@ -287,7 +287,7 @@ def frame_list(frames: list[bytes]) -> None:
     """A video as a list of pictures has as many frames as pictures, or is refused."""
     listed = ",".join(base64.b64encode(frame).decode() for frame in frames)
     message = pictures.user({"video_url": f"data:video/jpeg;base64,{listed}"})
-    reader = partial(MediaReader, MediaAccess(limits=LIMITS), PICTURE_LIMITS)
+    reader = partial(MediaReader, MediaAccess(limits=LIMITS), Opening(PICTURE_LIMITS))
     with refusing(InvalidMedia):
         _, media = read_messages([message], reader().timed())
         assert len(media[0]) == len(frames) <= LIMITS.chosen_frames

@@ -6,7 +6,7 @@ from PIL import Image
 from tests.inputs.pictures import data_url, picture_url, saved, user, video_url
 from tilewise.errors import Cancelled, InvalidMedia, InvalidRequest
 from tilewise.inputs.media.fetch import MediaAccess
-from tilewise.inputs.media.images import ImageLimits
+from tilewise.inputs.media.images import ImageLimits, Opening
 from tilewise.inputs.media.limits import MediaBudget, MediaLimits
 from tilewise.inputs.media.reader import MediaOptions, MediaReader
 from tilewise.inputs.media.tiling import LimitedPicture
@@ -201,7 +201,7 @@ def test_as_many_as_the_limit_are_fine():
 
 def test_picture_limits_reach_the_reader():
     with pytest.raises(InvalidMedia, match="the limit is 10"):
-        read(user({"image_url": picture_url()}), reader=MediaReader(image_limits=ImageLimits(max_pixels=10)))
+        read(user({"image_url": picture_url()}), reader=MediaReader(opening=Opening(ImageLimits(max_pixels=10))))
 
 
 def test_a_video_sent_as_a_picture_is_refused():

@@ -16,7 +16,7 @@ from tilewise.inputs.media.tiling import LimitedPicture, tile_digest
 from tilewise.inputs.messages import parse_messages
 from tilewise.inputs.options import InputOptions
 from tilewise.inputs.pieces import MediaPlace, Message, Special, Text, join_text
-from tilewise.inputs.prepare import MAX_CHARACTERS
+from tilewise.inputs.prepare import MAX_CHARACTERS, TemplateOptions
 from tilewise.sampling_params import SamplingParams
 
 GREEDY = SamplingParams(temperature=0)
@@ -40,7 +40,7 @@ def image_ids(tokenizer):
 
 
 def ask(preparer, text, *pictures, **options):
-    return preparer.chat([Message("user", text, len(pictures))], pictures, GREEDY, **options)
+    return preparer.chat([Message("user", text, len(pictures))], pictures, GREEDY, TemplateOptions(**options))
 
 
 def test_text_alone(preparer, tokenizer):
@@ -314,7 +314,7 @@ def test_a_text_without_its_start_token(tokenizer, make_preparer):
 
 def test_tools_and_endings_reach_the_template(preparer):
     turns = [Message("user", "Hi"), Message("assistant", "It is")]
-    request = preparer.chat(turns, [], GREEDY, tools=['{"a": 1}'], ending="continue")
+    request = preparer.chat(turns, [], GREEDY, TemplateOptions(tools=['{"a": 1}'], ending="continue"))
     assert '<tools>\n{"a": 1}\n</tools>' in request.prompt
     assert request.prompt.endswith("<|im_start|>assistant\nIt is")
 
@@ -326,10 +326,10 @@ def test_the_order_of_parts_can_be_asked_for(preparer, asked):
     assert first.prompt.endswith("user\n<image>\nA\nB<|im_end|>\n<|im_start|>assistant\n")
     options = replace(preparer.options, interleave=asked == "server")
     processor = {"interleave_mm_strings": True} if asked == "request" else {}
-    kept = replace(preparer, options=options).chat(turns, [picture()], GREEDY, processor=processor)
+    kept = replace(preparer, options=options).chat(turns, [picture()], GREEDY, TemplateOptions(processor=processor))
     assert kept.prompt.endswith("user\nA\n<image>\nB<|im_end|>\n<|im_start|>assistant\n")
     with pytest.raises(InvalidRequest, match="interleave_mm_strings must be true or false"):
-        preparer.chat(turns, [picture()], GREEDY, processor={"interleave_mm_strings": 1})
+        preparer.chat(turns, [picture()], GREEDY, TemplateOptions(processor={"interleave_mm_strings": 1}))
 
 
 def test_a_prompt_that_is_too_long_has_its_numbers(make_preparer):

@@ -12,7 +12,7 @@ import pytest
 from tests.inputs.jinjas import plain, with_system
 from tilewise.inputs.jinja import compare_templates
 from tilewise.inputs.pieces import Message, to_string
-from tilewise.inputs.prepare import Preparer
+from tilewise.inputs.prepare import Preparer, TemplateOptions
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
@@ -107,7 +107,7 @@ def test_thoughts_before_a_form_are_begun_by_the_answer(spec_of: SpecOf, tmp_pat
     spec, form = spec_of("internlm/Intern-S1-mini"), StructuredOutputsParams(choice=["yes", "no"])
     tokenizer = Tokenizer.from_folder(tmp_path / "Intern-S1-mini")
     preparer = Preparer(spec, tokenizer, 2048)
-    request = preparer.chat(QUESTION, [], SamplingParams(structured_outputs=form), thinking=True)
+    request = preparer.chat(QUESTION, [], SamplingParams(structured_outputs=form), TemplateOptions(thinking=True))
     assert request.thinking == (tokenizer.special_id("<think>"), tokenizer.special_id("</think>"))
     assert REASONER in (request.prompt or "")
     assert (request.prompt or "").endswith("<|im_start|>assistant\n")

@@ -10,7 +10,7 @@ from tokenizers import AddedToken
 from tests.tiny import SPECIAL_IDS, SPECS, tokenizer, write_hf, write_original
 from tilewise.errors import InvalidCheckpoint
 from tilewise.inputs.pieces import Message
-from tilewise.inputs.prepare import Preparer
+from tilewise.inputs.prepare import Preparer, TemplateOptions
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import SamplingParams
@@ -135,7 +135,7 @@ def test_words_of_the_template_are_tokens_where_the_vocabulary_has_them(tmp_path
     found = Tokenizer(fast.to_str())
     spec = InputSpec.of(CheckpointFolder.open(tmp_path), found)
     preparer = Preparer(spec, found, max_model_len=10_000)
-    request = preparer.chat([Message("tool", "a wall")], [], GREEDY, tools=['{"a": 1}'])
+    request = preparer.chat([Message("tool", "a wall")], [], GREEDY, TemplateOptions(tools=['{"a": 1}']))
     assert request.prompt_ids == tuple(found.encode_raw(request.prompt))
     assert found.find_id("<tool_call>") in request.prompt_ids
     assert (found.find_id("<tool_response>") in request.prompt_ids) is bool(known)

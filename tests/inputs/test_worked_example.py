@@ -15,7 +15,7 @@ from tilewise.inputs.media.images import ImageLimits
 from tilewise.inputs.media.tiling import Tiling
 from tilewise.inputs.options import InputOptions
 from tilewise.inputs.pieces import ImageSlot, Message, Special, Text
-from tilewise.inputs.prepare import Preparer
+from tilewise.inputs.prepare import Preparer, TemplateOptions
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import TEMPLATES
 from tilewise.inputs.tokenizer import Tokenizer
@@ -84,7 +84,9 @@ def test_an_example_is_the_request_that_would_be_sent(prepare, conversation):
         conversation = dataclasses.replace(conversation, thinking=False)
     example = build_example(prepare, conversation)
     media = [black(item) if isinstance(item, tuple) else list(map(black, item)) for item in conversation.media]
-    request = prepare.chat(conversation.messages, media, SamplingParams(), thinking=conversation.thinking)
+    request = prepare.chat(
+        conversation.messages, media, SamplingParams(), TemplateOptions(thinking=conversation.thinking)
+    )
 
     assert sum(part.tokens for part in example.parts) == example.total_tokens == len(request.prompt_ids)
     ids = [id_ for item in example.ids for id_ in ([item.id] * item.count if isinstance(item, Run) else [item])]

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.outputs.cutting import ANY_CUT, cut
-from tilewise.outputs.parts import ReasoningSplitter
+from tilewise.outputs.parts import PartsDelta, ReasoningSplitter
 
 WORDS = ["<think>", "</think>", "<th", "</", "<", "think>", "\n", " ", "a", "图", "Because.", "<think", ">"]
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=12).map("".join)
@@ -14,7 +14,7 @@ TEXTS = st.lists(st.sampled_from(WORDS), max_size=12).map("".join)
 def split(pieces: list[str], opened: bool = False) -> tuple[str, str]:
     splitter = ReasoningSplitter(opened)
     parts = [*(splitter.add(piece) for piece in pieces), splitter.finish()]
-    return "".join(part[0] for part in parts), "".join(part[1] for part in parts)
+    return "".join(part.reasoning for part in parts), "".join(part.content for part in parts)
 
 
 def plain(text: str, opened: bool) -> tuple[str, str]:
@@ -59,7 +59,7 @@ def test_any_cutting_gives_what_the_definition_gives(text, cuts, opened):
 
 def test_text_is_shown_as_soon_as_it_is_sure():
     splitter = ReasoningSplitter()
-    assert splitter.add("<think>It is") == ("It is", "")
-    assert splitter.add(" red</") == (" red", "")
-    assert splitter.add("think>Red") == ("", "Red")
-    assert splitter.add(".") == ("", ".")
+    assert splitter.add("<think>It is") == PartsDelta("It is")
+    assert splitter.add(" red</") == PartsDelta(" red")
+    assert splitter.add("think>Red") == PartsDelta("", "Red")
+    assert splitter.add(".") == PartsDelta("", ".")

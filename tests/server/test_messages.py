@@ -32,7 +32,7 @@ def read(*messages):
     ],
 )
 def test_parts_of_text(part):
-    assert read({"role": "user", "content": [part]})[0].sent == ["Hi"]
+    assert read({"role": "user", "content": [part]})[0].parts == ["Hi"]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_parts_of_media(part, becomes):
 
 def test_thinking_of_earlier_answers_is_no_part_of_the_prompt():
     thought = {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm."}, "A."], "reasoning": "Hm."}
-    assert read(thought)[0].sent == ["A."]
+    assert read(thought)[0].parts == ["A."]
 
 
 def test_what_an_answer_of_ours_holds_can_be_sent_back():

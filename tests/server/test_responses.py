@@ -62,8 +62,8 @@ def test_items():
         ]
     )  # fmt: skip
     user, assistant, tool = call.chat.prompt.messages
-    assert user.sent == ["What?", MediaPlace("image")]
-    assert assistant.texts == ["I look."]
+    assert user.parts == ["What?", MediaPlace("image")]
+    assert assistant.parts == ["I look."]
     assert [json.loads(made)["arguments"] for made in assistant.calls] == [{}, {"a": 1}]
     assert tool == ParsedMessage("tool", ["a wall"])
     assert read([{"role": "assistant", "tool_calls": None}, ASKED]).chat.prompt.messages[0].calls

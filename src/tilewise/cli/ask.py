@@ -159,16 +159,17 @@ def media_part(source: str, config: EngineConfig) -> dict[str, Any]:
 
     Local files are opened here; URLs are left to the engine, which guards what it fetches.
     """
-    from tilewise.inputs.media.images import ImageLimits, open_image
+    from tilewise.inputs.media.images import Opening, open_image
     from tilewise.inputs.media.video import FrameChoice, read_video
 
+    opening = Opening.of(config)
     kind = "video" if source.lower().endswith(VIDEOS) else "image"
     if "://" in source:
         return {"type": f"{kind}_url", f"{kind}_url": source}
     if kind == "image":
-        return {"type": "image_pil", "image_pil": open_image(source, ImageLimits.of(config))}
+        return {"type": "image_pil", "image_pil": open_image(source, opening.limits)}
     choice = FrameChoice(config.num_frames, config.fps)
-    return {"type": "video_frames", "video_frames": read_video(source, choice, upright=config.exif_orientation)}
+    return {"type": "video_frames", "video_frames": read_video(source, choice, opening)}
 
 
 def question_part(question: str, media: Sequence[str]) -> dict[str, str]:

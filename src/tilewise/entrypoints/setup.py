@@ -20,7 +20,7 @@ from tilewise.inputs.chat_tokenizer import ChatTokenizer
 from tilewise.inputs.media.cache import MediaByUuid
 from tilewise.inputs.media.fetch import MediaAccess
 from tilewise.inputs.media.hosts import AllowedHosts
-from tilewise.inputs.media.images import ImageLimits
+from tilewise.inputs.media.images import Opening
 from tilewise.inputs.media.limits import MediaBudget, MediaLimits
 from tilewise.inputs.media.reader import MediaReader
 from tilewise.inputs.media.video import FrameChoice
@@ -137,10 +137,8 @@ def media_reader(config: EngineConfig) -> MediaReader:
     )
     if not Environment.here().allow_redirects:
         access = replace(access, max_redirects=0)
-    limits = ImageLimits.of(config)
     frames = FrameChoice(config.num_frames, config.fps)
     # Without a cache nothing of a request is held on to when it ends, its files included.
     handles = MediaByUuid(media.handle_bytes if config.mm_processor_cache_gb != 0 else 0)
     counts = config.limit_mm_per_prompt or {}
-    turned = config.exif_orientation
-    return MediaReader(access, limits, counts, frames, handles, exif_orientation=turned, budget=MediaBudget(media))
+    return MediaReader(access, Opening.of(config), counts, frames, handles, budget=MediaBudget(media))

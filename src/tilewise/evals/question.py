@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 from PIL import Image
 
 from tilewise.inputs.pieces import IMAGE_MARKER, Message
-from tilewise.inputs.prepare import Preparer
+from tilewise.inputs.prepare import Preparer, TemplateOptions
 from tilewise.inputs.templates import Ending
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import Request, RequestOutput, TokenIds
@@ -40,7 +40,8 @@ class Question:
     def request(self, inputs: Preparer) -> Request:
         """Return the request for an engine. Raises what `inputs` raises for a question that cannot be asked."""
         if _is_conversation(self.prompt):
-            return inputs.chat(self.prompt, self.pictures, self.sampling, thinking=self.thinking, ending=self.ending)
+            options = TemplateOptions(thinking=self.thinking, ending=self.ending)
+            return inputs.chat(self.prompt, self.pictures, self.sampling, options)
         raw: str | TokenIds = self.prompt  # type: ignore[assignment]  # whatever is no conversation
         return inputs.prompt(raw, self.pictures, self.sampling)
 

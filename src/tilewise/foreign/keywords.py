@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -46,10 +46,22 @@ def no_effect(why: str, *defaults: Any) -> ForeignKeyword:
     return ForeignKeyword(False, why, defaults)
 
 
-def take_all(keywords: Mapping[str, Any], known: Mapping[str, ForeignKeyword], ignored: Ignored) -> None:
-    """Take each of the keywords by its entry in `known`. Raises InvalidField for the first that is refused."""
-    for name, value in keywords.items():
-        known[name].take(name, value, ignored)
+def take_all(
+    given: Mapping[str, Any],
+    foreign: Mapping[str, ForeignKeyword],
+    ignored: Ignored,
+    known: Collection[str] = (),
+    where: str = "The call",
+) -> None:
+    """Take each keyword by its entry in `foreign`, and leave those that are `known` to the caller.
+
+    Raises InvalidField for the first that is refused, UnknownOption for one that is neither, named as one of `where`.
+    """
+    for name, value in given.items():
+        if name in foreign:
+            foreign[name].take(name, value, ignored)
+        elif name not in known:
+            raise UnknownOption.named(str(name), known or foreign, where)
 
 
 def named_keywords(

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tilewise.errors import InvalidRequest, NotSupported, UnknownOption
+from tilewise.errors import InvalidRequest, NotSupported
 from tilewise.foreign.keywords import ForeignKeyword, no_effect, refused, take_all
 from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.messages import ParsedMessage, parse_messages
@@ -17,6 +17,7 @@ from tilewise.inputs.request_builder import check_template, ending_of, thinking_
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import Ending
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
+from tilewise.inputs.tokenizer_files import token_text
 from tilewise.units import to_python
 from tilewise.weights.folder import optional_json
 
@@ -142,11 +143,11 @@ class ChatTokenizer:
         thinking = thinking_of(template, ignored)
         LOG.take(ignored.reasons, "apply_chat_template")
         several = not conversation or not isinstance(conversation[0], Mapping)
-        rendered = [
-            self._render(messages, tool_texts(tools), ending, thinking, tokenize)
+        most = max_length if truncation else None
+        found = [
+            self._render(messages, tool_texts(tools), ending, thinking, tokenize)[:most]
             for messages in (conversation if several else [conversation])
         ]
-        found = [prompt[:max_length] if truncation else prompt for prompt in rendered]
         result = found if several else found[0]
         return _encoding(result) if return_dict and tokenize else result
 
@@ -245,7 +246,7 @@ class ChatTokenizer:
 
     @property
     def unk_token(self) -> str | None:
-        return _token_text(self._config.get("unk_token"))
+        return token_text(self._config.get("unk_token"))
 
     @property
     def unk_token_id(self) -> int | None:
@@ -256,7 +257,7 @@ class ChatTokenizer:
         """The tokens that tokenizer_config.json lists; without a list, all special ones without a name of their own."""
         listed = self._config.get("additional_special_tokens")
         if isinstance(listed, list):
-            return [text for text in map(_token_text, listed) if text is not None]
+            return [text for text in map(token_text, listed) if text is not None]
         named = (self.bos_token, self.eos_token, self.unk_token, self.pad_token)
         return [token for token in self.all_special_tokens if token not in named]
 
@@ -294,18 +295,9 @@ class ChatTokenizer:
 
 def _check_options(given: Mapping[str, Any]) -> None:
     """Raise UnknownOption for what transformers do not have either, InvalidField for what is refused."""
-    for name in given:
-        if name not in FOREIGN_OPTIONS:
-            raise UnknownOption.named(name, (*FOREIGN_OPTIONS, *_ENCODE), "The tokenizer")
     ignored = Ignored()
-    take_all(given, FOREIGN_OPTIONS, ignored)
+    take_all(given, FOREIGN_OPTIONS, ignored, (*FOREIGN_OPTIONS, *_ENCODE), "The tokenizer")
     LOG.take(ignored.reasons, "tokenizer")
-
-
-def _token_text(token: Any) -> str | None:
-    """Return a token's text; tokenizer_config.json has a text, or an object with `content`."""
-    found = token.get("content") if isinstance(token, Mapping) else token
-    return found if isinstance(found, str) else None
 
 
 def _refuse(**options: Any) -> None:

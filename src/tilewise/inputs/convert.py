@@ -44,7 +44,7 @@ def definition_of(folder: Path) -> str:
     """Return the content of the tokenizer.json that the folder lacks. Raises InvalidCheckpoint."""
     if (folder / "tokenizer.model").exists():
         return _Conversion.of(folder).definition()
-    if is_intern_s1(folder):
+    if (folder / "tokenizer_SMILES.model").exists() and (folder / "vocab.json").exists():
         return definition_of_intern_s1(folder)
     if (folder / "vocab.json").exists():
         return definition_of_byte_level(folder)
@@ -260,10 +260,6 @@ _APART = dict(zip(_TAGS, "\ue000\ue001\ue002", strict=True))
 """Private characters before each model's pieces, so that no text becomes them: a letter is a token of Qwen3's too."""
 
 
-def is_intern_s1(folder: Path) -> bool:
-    return (folder / "tokenizer_SMILES.model").exists() and (folder / "vocab.json").exists()
-
-
 def definition_of_intern_s1(folder: Path) -> str:
     """Return the content of the tokenizer.json that a folder of Intern-S1 lacks. Raises InvalidCheckpoint.
 
@@ -273,26 +269,19 @@ def definition_of_intern_s1(folder: Path) -> str:
     """
     vocabulary, merges = _byte_level_files(folder)
     added = added_tokens(folder, list(vocabulary), {})
-    for model, start in _starts(folder, len(vocabulary)).items():
-        pieces = SentencePieceModel.read(folder / f"tokenizer_{model}.model").pieces
-        vocabulary |= {_APART[model] + piece.text.replace(SPACE, " "): start + i for i, piece in enumerate(pieces)}
-        marks = [mark for tag in _TAGS[model] for mark in (f"<{tag}>", f"</{tag}>")]
-        listed = {token.content for token in added.values()}
-        behind = start + len(pieces)
-        added |= {behind + i: AddedToken(mark) for i, mark in enumerate(marks) if mark not in listed}
-    parts = _byte_level(vocabulary, merges, added)
-    apart = {"type": "Replace", "pattern": {"Regex": f"[{''.join(_APART.values())}]"}, "content": ""}
-    parts["decoder"] = {"type": "Sequence", "decoders": [parts["decoder"], apart]}
-    return json.dumps(parts, ensure_ascii=False)
-
-
-def _starts(folder: Path, count: int) -> dict[str, int]:
-    """Return the first id of each model, behind `count` pieces of Qwen3's."""
-    found, start = {}, count + _OTHERS
+    listed = {token.content for token in added.values()}
+    next_id = len(vocabulary) + _OTHERS
     for model, tags in _TAGS.items():
         path = folder / f"tokenizer_{model}.model"
         if not path.exists():
             raise InvalidCheckpoint(f"{folder} has no {path.name}, one of Intern-S1's three further vocabularies.")
-        found[model] = start
-        start += len(SentencePieceModel.read(path).pieces) + 2 * len(tags)
-    return found
+        pieces = [_APART[model] + piece.text.replace(SPACE, " ") for piece in SentencePieceModel.read(path).pieces]
+        marks = [mark for tag in tags for mark in (f"<{tag}>", f"</{tag}>")]
+        vocabulary |= dict(zip(pieces, itertools.count(next_id), strict=False))
+        next_id += len(pieces)
+        added |= {next_id + i: AddedToken(mark) for i, mark in enumerate(marks) if mark not in listed}
+        next_id += len(marks)
+    parts = _byte_level(vocabulary, merges, added)
+    apart = {"type": "Replace", "pattern": {"Regex": f"[{''.join(_APART.values())}]"}, "content": ""}
+    parts["decoder"] = {"type": "Sequence", "decoders": [parts["decoder"], apart]}
+    return json.dumps(parts, ensure_ascii=False)

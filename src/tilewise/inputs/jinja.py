@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tilewise.inputs.pieces import CONTEXT_MARKER, IMAGE_MARKER, Message, to_string
 from tilewise.inputs.sandbox import run_confined
 from tilewise.inputs.templates import Template
+from tilewise.inputs.tokenizer_files import token_text
 from tilewise.weights.folder import CheckpointFolder
 
 if TYPE_CHECKING:
@@ -134,28 +135,26 @@ def _default(value: Any) -> str | None:
 
 
 def token_texts(folder: CheckpointFolder) -> dict[str, str]:
-    """Return the special tokens that templates may name; a file has each as a text or an object with one."""
+    """Return the special tokens that templates may name."""
     config = folder.optional("tokenizer_config.json")
-    found = {name: config.get(name, "") for name in _TOKENS}
-    texts = {name: token.get("content", "") if isinstance(token, dict) else token for name, token in found.items()}
-    return {name: text for name, text in texts.items() if isinstance(text, str)}
+    texts = {name: token_text(config.get(name, "")) for name in _TOKENS}
+    return {name: text for name, text in texts.items() if text is not None}
 
 
 def _compare(
     source: str, files: tuple[str, ...], template: Template, start: str, tokens: dict[str, str]
 ) -> JinjaReport:
-    results = render_all(source, [_wire(messages) for messages in CONVERSATIONS.values()], tokens)
+    rendered = render_all(source, [_wire(messages) for messages in CONVERSATIONS.values()], tokens)
+    results = dict(zip(CONVERSATIONS, rendered, strict=True))
     ours = {
         name: to_string(template.render(messages, template.thinks_if(None))) for name, messages in CONVERSATIONS.items()
     }
-    theirs = {
-        name: _unified(result["text"], start) for name, result in zip(ours, results, strict=True) if "text" in result
-    }
+    theirs = {name: _unified(result["text"], start) for name, result in results.items() if "text" in result}
     comparisons = tuple(
         _difference(name, ours[name], theirs[name])
         if name in theirs
         else TemplateComparison(name, "fails", error=result["error"])
-        for name, result in zip(ours, results, strict=True)
+        for name, result in results.items()
     )
     return JinjaReport(files, comparisons, tuple(_causes(template, ours, theirs)))
 
@@ -255,8 +254,8 @@ def _unified(text: str, start: str) -> str:
 def _difference(name: str, ours: str, theirs: str) -> TemplateComparison:
     if ours == theirs:
         return TemplateComparison(name, "same")
-    place = next((at for at, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
-    place = min(len(ours), len(theirs)) if place is None else place
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    place = next((at for at, (our, their) in pairs if our != their), min(len(ours), len(theirs)))
     shown = _around(place, ours), _around(place, theirs)
     return TemplateComparison(name, "differs", *shown, position=min(place, _BEFORE + 1))
 
@@ -271,7 +270,8 @@ def _causes(template: Template, ours: dict[str, str], theirs: dict[str, str]) ->
     if "text alone" in theirs:
         yield from _system_cause(template, theirs["text alone"])
         yield from _break_cause(template, ours["text alone"], theirs["text alone"])
-    if theirs and not _takes_parts(theirs.get("a picture")):
+    picture = theirs.get("a picture")
+    if theirs and (picture is None or re.search(r"""['"]type['"]:""", picture)):
         yield "It takes text only: content in parts, as pictures come, breaks it or is printed as Python writes it."
 
 
@@ -290,7 +290,3 @@ def _break_cause(template: Template, ours: str, theirs: str) -> Iterator[str]:
     has, should = f"{end}\n" in theirs, f"{end}\n" in ours
     if end in theirs and has != should:
         yield f"It puts {'a' if has else 'no'} line break after {end}, the training {'did' if should else 'did not'}."
-
-
-def _takes_parts(prompt: str | None) -> bool:
-    return prompt is not None and not re.search(r"""['"]type['"]:""", prompt)

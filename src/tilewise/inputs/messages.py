@@ -72,17 +72,16 @@ class ParsedMessage:
 
     role: str
     """One of ROLES, tool, or a name of the caller's; developers are the system."""
-    texts: list[str] = field(default_factory=list)
+    parts: list[str | MediaPlace] = field(default_factory=list)
+    """Texts and the places of media, in the order in which they came."""
     images: list[MediaPart | EncodedPart | Image.Image] = field(default_factory=list)
     videos: list[MediaPart | list[Image.Image]] = field(default_factory=list)
     calls: tuple[str, ...] = ()
     """Tool calls of the assistant, each a JSON text."""
-    sent: list[str | MediaPlace] = field(default_factory=list)
-    """Texts and media in the order in which they came."""
 
     @property
     def text(self) -> str:
-        return "\n".join(self.texts)
+        return "\n".join(part for part in self.parts if isinstance(part, str))
 
     @property
     def is_plain(self) -> bool:
@@ -91,9 +90,9 @@ class ParsedMessage:
     @property
     def order(self) -> tuple[str | MediaPlace, ...]:
         """Texts and media for `Message.parts`; empty where every `PartsOrder` gives the same prompt."""
-        kinds = ["text" if isinstance(part, str) else part.kind for part in self.sent]
-        usual = ["image"] * len(self.images) + ["video"] * len(self.videos) + ["text"] * min(1, len(self.texts))
-        return () if kinds == usual else tuple(self.sent)
+        kinds = ["text" if isinstance(part, str) else part.kind for part in self.parts]
+        usual = ["image"] * len(self.images) + ["video"] * len(self.videos) + ["text"] * ("text" in kinds)
+        return () if kinds == usual else tuple(self.parts)
 
     def add(self, part: Any, where: str, rules: MessageRules) -> None:
         """Add a part of the content. Raises InvalidField, naming `where`."""
@@ -106,16 +105,15 @@ class ParsedMessage:
             return
         key = _key_of(kind, where, rules)
         if key in ("text", "refusal"):
-            self.texts.append(_text(part, key, where, rules))
-            self.sent.append(self.texts[-1])
+            self.parts.append(_text(part, key, where, rules))
         elif key in ("video_url", "video_frames"):
             self.videos.append(
                 _medium(part, key, where, rules) if key == "video_url" else _frames(part.get(key), where)
             )
-            self.sent.append(MediaPlace("video"))
+            self.parts.append(MediaPlace("video"))
         else:
             self.images.append(_picture(part, key, where, rules))
-            self.sent.append(MediaPlace("image"))
+            self.parts.append(MediaPlace("image"))
 
 
 def parse_messages(messages: Sequence[Any], rules: MessageRules = MessageRules()) -> tuple[ParsedMessage, ...]:
@@ -201,7 +199,7 @@ def _message(message: Any, where: str, rules: MessageRules, last: bool) -> Parse
     rules.check_message(message, role, where, last)
     found = ParsedMessage("system" if role == "developer" else role)
     if content is None or isinstance(content, str):
-        found.texts.append(content or "")
+        found.parts.append(content or "")
     elif isinstance(content, Sequence):
         for index, part in enumerate(content):
             found.add(part, f"{where}.content[{index}]", rules)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,9 +40,8 @@ class ModelInputs:
     def of(cls, config: EngineConfig) -> ModelInputs:
         """Read the files, or download them. Raises InvalidCheckpoint, InvalidConfig, UnknownModel or DownloadFailed."""
         checkpoint = Checkpoint.of(config)
-        format_name(
-            checkpoint.folder
-        )  # of a model that is no InternVL this is to be said, not what its tokenizer lacks
+        # Of a model that is no InternVL this is to be said, not what its tokenizer lacks.
+        format_name(checkpoint.folder)
         tokenizer = Tokenizer.from_folder(checkpoint.tokenizer)
         spec = InputSpec.of(checkpoint.folder, tokenizer, config.mm_processor_kwargs)
         embeddings = EmbeddingForm.of(config, checkpoint.folder, spec.tokens_per_tile)
@@ -66,7 +66,8 @@ class ModelInputs:
     def model_config(self, max_model_len: int) -> SimpleNamespace:
         """Return values that programs read of vLLM's ModelConfig; `hf_config` is the checkpoint's config.json."""
         config, tokenizer = self.config, self.config.tokenizer or self.config.model
-        hf_config = _namespace(self.checkpoint.folder.config.values)
+        values = json.dumps(self.checkpoint.folder.config.values)
+        hf_config = json.loads(values, object_hook=lambda found: SimpleNamespace(**found))
         names = {name: getattr(config, name) for name in ("model", "revision", "dtype", "seed", "trust_remote_code")}
         found = SimpleNamespace(**names, tokenizer=tokenizer, max_model_len=max_model_len, hf_config=hf_config)
         found.hf_text_config = getattr(hf_config, "llm_config", None) or getattr(hf_config, "text_config", hf_config)
@@ -81,15 +82,6 @@ class ModelInputs:
     def plain_preparer(self, max_model_len: int) -> Preparer:
         """Return a maker of requests where no engine runs: it keeps no pictures, and Pillow resizes them."""
         return Preparer(self.spec, self.tokenizer, max_model_len, InputOptions.of(self.config))
-
-
-def _namespace(value: Any) -> Any:
-    """Return JSON values, objects among them with attributes in place of keys."""
-    if isinstance(value, list):
-        return [_namespace(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    return SimpleNamespace(**{str(key): _namespace(item) for key, item in value.items()})
 
 
 def find_draft(config: EngineConfig, tokenizer: Tokenizer) -> Checkpoint | None:

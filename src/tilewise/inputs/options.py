@@ -85,9 +85,8 @@ def check_sampling(sampling: SamplingParams, tokenizer: Tokenizer, max_logprobs:
                 f"Requested {kind} logprobs of {'all' if count < 0 else count}, which is greater than max allowed: "
                 f"{max_logprobs}. Ask for fewer, or start the engine with a larger max_logprobs (-1 = no limit)."
             )
-    check_ids("logit_bias", sampling.logit_bias or (), tokenizer)
-    check_ids("allowed_token_ids", sampling.allowed_token_ids or (), tokenizer)
-    check_ids("logprob_token_ids", sampling.logprob_token_ids or (), tokenizer)
+    for name in ("logit_bias", "allowed_token_ids", "logprob_token_ids"):
+        check_ids(name, getattr(sampling, name) or (), tokenizer)
 
 
 def check_ids(name: str, ids: Iterable[int], tokenizer: Tokenizer) -> None:

@@ -94,28 +94,15 @@ class Message:
 
     def body(self, first: int, order: PartsOrder = "media first") -> list[Piece]:
         """Return the text with its media in place, numbered from `first`; markers for the media win over any order."""
-        between = "" if order == "as looped" else "\n"
+        between, behind = ("", "\n") if order == "as looped" else ("\n", "")
         texts = [part for part in self.parts if isinstance(part, str)]
         text = between.join(texts) if self.parts else self.text
-        marked = (self.images and has_image_marker(text)) or (self.videos and VIDEO_MARKER in text)
-        if order == "media first" or not self.parts or marked:
-            return place_media(text, self.images, self.videos, first, f"The {self.role} message")
-        return self._in_order(first, between)
-
-    def _in_order(self, first: int, between: str) -> list[Piece]:
-        pictures, frames = itertools.count(first), itertools.count(first + self.images)
-        lengths = iter(self.videos)
-        lines: list[list[Piece]] = []
-        for part in self.parts:
-            if isinstance(part, str):
-                lines.append([Text(part)])
-            elif part.kind == "image":
-                lines.append([ImageSlot(next(pictures))])
-            else:
-                lines.append(_frame_lines(next(lengths), frames))
-            if not between and not isinstance(part, str):
-                lines[-1].append(Text("\n"))
-        return [piece for line in lines for piece in (*line, Text(between))][:-1]
+        shown = self.images and (IMAGE_MARKER in text or IMAGE_TOKEN in text)
+        marked = shown or (self.videos and VIDEO_MARKER in text)
+        if order != "media first" and self.parts and not marked:
+            marks = {"image": IMAGE_MARKER + behind, "video": VIDEO_MARKER + behind}
+            text = between.join(part if isinstance(part, str) else marks[part.kind] for part in self.parts)
+        return place_media(text, self.images, self.videos, first, f"The {self.role} message")
 
 
 def place_media(text: str, images: int, videos: Sequence[int], first: int, where: str) -> list[Piece]:
@@ -138,10 +125,6 @@ def place_media(text: str, images: int, videos: Sequence[int], first: int, where
         else:
             pieces.append(Text(part))
     return pieces
-
-
-def has_image_marker(text: str) -> bool:
-    return IMAGE_MARKER in text or IMAGE_TOKEN in text
 
 
 def _with_markers(text: str, marker: str, expected: int, where: str) -> str:

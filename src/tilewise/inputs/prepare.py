@@ -6,7 +6,7 @@ import dataclasses
 import gc
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -53,6 +53,23 @@ Video = Sequence[Image.Image]
 """Frames, already chosen; each becomes one tile."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TemplateOptions:
+    """The options by which a conversation becomes a prompt."""
+
+    thinking: bool | None = None
+    """True if the model is asked to think first, before an answer of a given form too; None = as the template does."""
+    tools: Sequence[str] = ()
+    """Definitions of functions, each a JSON text."""
+    ending: Ending = "open"
+    processor: Mapping[str, Any] = field(default_factory=dict)
+    """`mm_processor_kwargs`."""
+    keep_last: int | None = None
+    """`truncate_prompt_tokens`: the tokens to which the prompt is cut, -1 = what fits; None = as the sampling says."""
+    cut: Side = "left"
+    """`truncation_side`: where a prompt that is cut loses tokens."""
+
+
 @dataclass(frozen=True)
 class Preparer:
     """A maker of requests for one model, from messages or raw prompts with media."""
@@ -91,39 +108,28 @@ class Preparer:
         messages: Sequence[Message],
         pictures: Sequence[Picture | Video],
         sampling: SamplingParams,
-        *,
-        processor: dict[str, Any] | None = None,
-        thinking: bool | None = None,
-        tools: Sequence[str] = (),
-        ending: Ending = "open",
-        keep_last: int | None = None,
-        cut: Side = "left",
+        options: TemplateOptions = TemplateOptions(),
     ) -> Request:
-        """Make a request of a conversation, with its media in the order in which the messages bring them.
-
-        `thinking`: None = as the template does. An answer of a given form thinks before it, where `thinking` asks for
-        that. `tools` are definitions of functions, each a JSON text. `keep_last` cuts the prompt to that many tokens,
-        -1 to what fits, at the left or at the right.
-        """
+        """Make a request of a conversation, with its media in the order in which the messages bring them."""
         sampling = sampling.clone()
         started = self.clock()
-        template, processor = self._template(processor)
+        template, processor = self._template(options.processor)
         formed = bool(sampling.structured_outputs)
-        thinks = template.thinks_if(thinking, formed)
+        thinks = template.thinks_if(options.thinking, formed)
         if formed:  # its first token is `<think>`, where it thinks
             template = dataclasses.replace(template, think_opening="")
-        pieces = template.render(messages, thinks, tools, ending)
-        self._check_text(pieces, sampling, keep_last)
+        pieces = template.render(messages, thinks, options.tools, options.ending)
+        self._check_text(pieces, sampling, options.keep_last)
         images = self._tile_all(pictures, processor)
-        ids = self._cut_to(self.chat_ids(pieces), sampling, keep_last, cut)
+        ids = self._cut_to(self.chat_ids(pieces), sampling, options.keep_last, options.cut)
         request = self._request(ids, images, sampling, to_string(pieces), _lengths(pictures))
-        if thinks and request.grammar and ending == "open":
+        if thinks and request.grammar and options.ending == "open":
             request = request.with_(thinking=(self.tokenizer.special_id(THINK), self.tokenizer.special_id(THOUGHT)))
         return self._timed(started, request)
 
-    def _template(self, processor: dict[str, Any] | None) -> tuple[Template, dict[str, Any]]:
+    def _template(self, processor: Mapping[str, Any]) -> tuple[Template, dict[str, Any]]:
         """Return the template with the order of parts that is asked for, and the options that are left."""
-        left = dict(processor or {})
+        left = dict(processor)
         interleave = left.pop("interleave_mm_strings", None)
         if not isinstance(interleave, bool | None):
             raise InvalidField(
@@ -152,7 +158,7 @@ class Preparer:
         """Make a request of a ready-made prompt (text in which special tokens are meant, or token ids).
 
         `<image>` and `<video>` markers place the media, and so does `<IMG_CONTEXT>`, which -hf prompts use; without
-        markers media go first. Without `start` a text gets no start token. `keep_last` is as in `chat`.
+        markers media go first. Without `start` a text gets no start token. The rest is as in `TemplateOptions`.
         """
         started = self.clock()
         sampling = sampling.clone()

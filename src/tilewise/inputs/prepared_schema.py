@@ -14,7 +14,6 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from tilewise.inputs.sandbox import run_confined
@@ -188,7 +187,7 @@ def find_faults(pairs: Sequence[tuple[Any, str]]) -> Iterator[list[str]]:
         complete = prepare_schema(schema, closed=False).complete
         kind = jsonschema.validators.validator_for(complete, default=jsonschema.Draft202012Validator)
         try:
-            found = islice(kind(complete, registry=Registry()).iter_errors(json.loads(text)), _MOST_FAULTS)
+            found = itertools.islice(kind(complete, registry=Registry()).iter_errors(json.loads(text)), _MOST_FAULTS)
             return [f"{error.json_path}: {error.message}"[:_MOST_CHARACTERS] for error in found]
         except Exception as error:  # whatever an untrusted schema makes the library raise is its result
             return [f"The answer could not be checked against its schema ({type(error).__name__})."]

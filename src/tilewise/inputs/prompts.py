@@ -12,8 +12,8 @@ from typing import Any, TypedDict
 
 from PIL import Image
 
-from tilewise.errors import InvalidMedia, InvalidRequest, UnknownOption
-from tilewise.foreign.keywords import ForeignKeyword, no_effect, refused
+from tilewise.errors import InvalidMedia, InvalidRequest
+from tilewise.foreign.keywords import ForeignKeyword, no_effect, refused, take_all
 from tilewise.ignored import Ignored
 from tilewise.inputs.media.arrays import IMAGE_EMBEDS, check_no_embeddings, dimensions, is_array, listed, to_picture
 from tilewise.inputs.media.cache import check_uuid
@@ -107,7 +107,7 @@ def _read(prompt: Any, reader: MediaReader, ignored: Ignored) -> list[Prompt]:
         return [Prompt(ids)]
     if not isinstance(prompt, Mapping):
         raise InvalidRequest(f"A prompt must be a text, token ids or a dict, got {type(prompt).__name__}.")
-    _check_keys(prompt, _KEYS, FOREIGN_KEYS, "A prompt dict", ignored)
+    take_all(prompt, FOREIGN_KEYS, ignored, _KEYS, "A prompt dict")
     arrival = time.monotonic()
     options = MediaOptions.of(prompt.get("media_io_kwargs"), ignored=ignored)
     reader = reader.timed(options, scope=LOCAL, ignored=ignored)
@@ -147,20 +147,6 @@ def _bodies(prompt: Mapping[str, Any]) -> list[tuple[str | list[int], str | None
     return [(body, None) for body in bodies if body is not None]
 
 
-def _check_keys(
-    given: Mapping[str, Any],
-    known: Sequence[str],
-    foreign: Mapping[str, ForeignKeyword],
-    where: str,
-    ignored: Ignored,
-) -> None:
-    for key, value in given.items():
-        if key in foreign:
-            foreign[key].take(key, value, ignored)
-        elif key not in known:
-            raise UnknownOption.named(str(key), known, where)
-
-
 def _mapping(prompt: Mapping[str, Any], key: str) -> dict[str, Any]:
     value = prompt.get(key)
     if value is not None and not isinstance(value, Mapping):
@@ -182,35 +168,33 @@ def _ids(value: Any) -> list[int] | None:
 def _read_media(
     data: Mapping[str, Any], uuids: Mapping[str, Any], reader: MediaReader, ignored: Ignored
 ) -> list[Media]:
-    _check_keys(data, _MEDIA, _FOREIGN_MEDIA, "multi_modal_data", ignored)
-    _check_keys(uuids, _MEDIA, _FOREIGN_MEDIA, "multi_modal_uuids", ignored)
+    take_all(data, _FOREIGN_MEDIA, ignored, _MEDIA, "multi_modal_data")
+    take_all(uuids, _FOREIGN_MEDIA, ignored, _MEDIA, "multi_modal_uuids")
     items: dict[Kind, list[Any]] = {
         "image": _pictures(data.get("image"), reader, ignored),
         "video": _videos(data.get("video"), ignored),
     }
-    media: list[Media] = []
     named = {kind: _names(uuids.get(kind), kind, items[kind]) for kind in _MEDIA}
     for kind in _MEDIA:
         reader.check_count(kind, len(named[kind]))
-    for kind in _MEDIA:
-        media += [_medium(kind, item, uuid, reader) for item, uuid in named[kind]]
-    return media
+    return [_medium(kind, item, uuid, reader) for kind in _MEDIA for item, uuid in named[kind]]
 
 
 def _pictures(value: Any, reader: MediaReader, ignored: Ignored) -> list[Any]:
     """Return pictures as they came; those that came encoded are an `EncodedPart` each."""
-    if isinstance(value, Mapping) and IMAGE_EMBEDS in value:
+    form, named = reader.embeddings, isinstance(value, Mapping) and IMAGE_EMBEDS in value
+    if named:
         reader.takes_embeddings("multi_modal_data: image")
-        _check_keys(value, (IMAGE_EMBEDS,), {}, "multi_modal_data: image", ignored)
-        return [EncodedPart(array, where=IMAGE_EMBEDS) for array in listed(value)]
-    form = reader.embeddings
-    if form is not None and form.is_meant(value):
+        take_all(value, {}, ignored, (IMAGE_EMBEDS,), "multi_modal_data: image")
+    if named or (form is not None and form.is_meant(value)):
         return [EncodedPart(array, where=IMAGE_EMBEDS) for array in listed(value)]
     if isinstance(value, (list, tuple)):
         if form is None:
             check_no_embeddings(list(value))
         return [part for item in value for part in _of_list(item, reader, ignored)]
-    return _as_list(value)
+    if dimensions(value) == 4:
+        return list(value)
+    return [] if value is None else [value]
 
 
 def _of_list(item: Any, reader: MediaReader, ignored: Ignored) -> list[Any]:
@@ -218,12 +202,6 @@ def _of_list(item: Any, reader: MediaReader, ignored: Ignored) -> list[Any]:
         return _pictures(item, reader, ignored) if IMAGE_EMBEDS in item else [item]
     form = reader.embeddings
     return [EncodedPart(item, where=IMAGE_EMBEDS) if form is not None and form.is_meant(item) else item]
-
-
-def _as_list(value: Any) -> list[Any]:
-    if dimensions(value) == 4:
-        return list(value)
-    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _names(uuids: Any, kind: Kind, items: list[Any]) -> list[tuple[Any, str | None]]:
@@ -269,15 +247,10 @@ def _videos(value: Any, ignored: Ignored) -> list[Any]:
         return [value]
     if not isinstance(value, (list, tuple)):
         raise InvalidRequest(f"A video must be an array, a list of pictures or a path, got {type(value).__name__}.")
-    one = bool(value) and all(isinstance(item, Image.Image) or dimensions(item) in (2, 3) for item in value)
-    if one:
+    if value and all(isinstance(item, Image.Image) or dimensions(item) in (2, 3) for item in value):
         return [value]
     # An entry without frames is a video that cannot be read, not one that is not there.
-    return [item for entry in value for item in ([entry] if _is_nothing(entry) else _videos(entry, ignored))]
-
-
-def _is_nothing(entry: Any) -> bool:
-    return entry is None or (isinstance(entry, (list, tuple)) and not entry)
+    return [item for entry in value for item in (_videos(entry, ignored) or [entry])]
 
 
 def _picture(item: Any, reader: MediaReader) -> Image.Image:

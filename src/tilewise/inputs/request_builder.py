@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tilewise.errors import InvalidRequest, UnknownOption
@@ -14,7 +14,7 @@ from tilewise.inputs.grammar import name_unenforced
 from tilewise.inputs.media.reader import LOCAL, MediaOptions, MediaReader
 from tilewise.inputs.messages import ParsedMessage, open_messages, parse_messages
 from tilewise.inputs.pieces import IMAGE_MARKER, VIDEO_MARKER
-from tilewise.inputs.prepare import Preparer, Side
+from tilewise.inputs.prepare import Preparer, TemplateOptions
 from tilewise.inputs.prompts import Prompt, read_prompts
 from tilewise.inputs.templates import Ending
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT
@@ -69,38 +69,17 @@ class ChatOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatPrompt:
+class ChatPrompt(TemplateOptions):
     """A conversation, as `open_messages` and `Preparer.chat` take it."""
 
     messages: tuple[ParsedMessage, ...]
-    thinking: bool | None = None
-    """True if the model is asked to think first; None = as the template does."""
-    tools: tuple[str, ...] = ()
-    ending: Ending = "open"
-    processor: dict[str, Any] = field(default_factory=dict)
-    """`mm_processor_kwargs`."""
     media: MediaOptions = MediaOptions()
     """`media_io_kwargs`."""
-    keep_last: int | None = None
-    """`truncate_prompt_tokens`."""
-    cut: Side = "left"
-    """`truncation_side`: where a prompt that is cut loses tokens."""
 
     def request(self, sampling: SamplingParams, preparer: Preparer, reader: MediaReader) -> Request:
         arrival = time.monotonic()  # before media are fetched and decoded: waiting for them is waiting too
         messages, media = open_messages(self.messages, reader)
-        request = preparer.chat(
-            messages,
-            media,
-            sampling,
-            processor=self.processor,
-            thinking=self.thinking,
-            tools=self.tools,
-            ending=self.ending,
-            keep_last=self.keep_last,
-            cut=self.cut,
-        )
-        return _came(request, arrival, reader.watch.timing)
+        return _came(preparer.chat(messages, media, sampling, self), arrival, reader.watch.timing)
 
 
 def check_arguments(ignored: Ignored, **given: Any) -> None:
@@ -114,9 +93,6 @@ def check_arguments(ignored: Ignored, **given: Any) -> None:
     adapters = given.get("lora_request")
     if isinstance(adapters, (list, tuple)):
         given["lora_request"] = [adapter for adapter in adapters if adapter is not None]
-    for name in given:
-        if name not in FOREIGN_ARGUMENTS:
-            raise UnknownOption.named(name, FOREIGN_ARGUMENTS, "The call")
     take_all(given, FOREIGN_ARGUMENTS, ignored)
 
 

@@ -82,12 +82,12 @@ def _schemas_in(schema: Any) -> Iterator[dict[str, Any]]:
             continue
         yield one
         for key, value in one.items():
-            if key in MAPS and isinstance(value, dict):
+            if (key in MAPS or key == "dependencies") and isinstance(value, dict):
                 waiting += value.values()
             elif (key in LISTS or key == "items") and isinstance(value, list):
                 waiting += value
-            elif key in SINGLE or key == "dependencies":
-                waiting += value.values() if key == "dependencies" and isinstance(value, dict) else [value]
+            elif key in SINGLE:
+                waiting.append(value)
 
 
 def mapped(schema: Schema, change: Any) -> Schema:

@@ -13,7 +13,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from tilewise.errors import InvalidRequest
 from tilewise.inputs.pieces import ROLES, Message, Part, PartsOrder, Piece, Special, Text, join_text
@@ -257,21 +257,11 @@ def _joined(lines: Sequence[list[Piece]], gap: str) -> list[Piece]:
 
 
 def _chatml(
-    name: str,
-    system: str,
-    after_turn: str = "",
-    stop: tuple[str, ...] = ("<|im_end|>",),
-    thinking: str | None = None,
-    think_opening: str = "",
-    thinks: bool = False,
+    name: str, system: str, after_turn: str = "", stop: tuple[str, ...] = ("<|im_end|>",), **thinking: Any
 ) -> Template:
     form = "<|im_start|>{role}\n{}<|im_end|>" + after_turn
-    turns = {role: form.replace("{role}", role) for role in ROLES}
-    return Template(
-        *(name, system, turns, "<|im_start|>assistant\n", stop, thinking, thinks, think_opening),
-        tools=TOOL_FORMS["hermes"],
-        any_turn=form,
-    )
+    turns, opening = {role: form.replace("{role}", role) for role in ROLES}, "<|im_start|>assistant\n"
+    return Template(name, system, turns, opening, stop, tools=TOOL_FORMS["hermes"], any_turn=form, **thinking)
 
 
 _PHI3 = Template(
@@ -281,18 +271,17 @@ _PHI3 = Template(
     opening="<|assistant|>\n",
     stop_tokens=("<|end|>",),
 )
-_DEEPSEEK_R1 = (
-    Template(  # of DeepSeek-R1-Distill-Qwen-32B, the language model of Skywork-R1V; the start token goes before
-        "deepseek-r1",
-        "",
-        turns={"system": "{}", "user": "<｜User｜>{}", "assistant": "<｜Assistant｜>{}<｜end▁of▁sentence｜>"},
-        opening="<｜Assistant｜>",
-        stop_tokens=("<｜end▁of▁sentence｜>", "<|endoftext|>"),
-        thinking="",
-        thinks=True,
-        think_opening="<think>\n",
-        special=re.compile(r"<｜[^｜<>]+｜>"),
-    )
+# Of DeepSeek-R1-Distill-Qwen-32B, the language model of Skywork-R1V; the start token goes before.
+_DEEPSEEK_R1 = Template(
+    "deepseek-r1",
+    "",
+    turns={"system": "{}", "user": "<｜User｜>{}", "assistant": "<｜Assistant｜>{}<｜end▁of▁sentence｜>"},
+    opening="<｜Assistant｜>",
+    stop_tokens=("<｜end▁of▁sentence｜>", "<|endoftext|>"),
+    thinking="",
+    thinks=True,
+    think_opening="<think>\n",
+    special=re.compile(r"<｜[^｜<>]+｜>"),
 )
 _GPT_OSS = Template(
     "internvl3_5_gpt_oss",

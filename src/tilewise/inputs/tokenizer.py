@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tokenizers import Encoding, Regex, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
@@ -141,7 +141,7 @@ class Tokenizer:
         assert isinstance(piece, Text)
         kept = self._beside_tokens(piece.text, pieces, place)
         offset = piece.text.index(kept)
-        return [offset + end for end in self._typed.ends(kept, first=place == 0)]
+        return [offset + end for _, end in self._typed.encoded(kept, first=place == 0).offsets]
 
     def _beside_tokens(self, text: str, pieces: Sequence[Piece], place: int) -> str:
         """Return a text without the white space that the special tokens on both sides swallow."""
@@ -185,12 +185,9 @@ class _Encoder:
         return cls(first, first if elsewhere == definition else _spelling_out(control, _parse(elsewhere, where)))
 
     def encode(self, text: str, first: bool) -> list[int]:
-        return self._encoded(text, first).ids
+        return self.encoded(text, first).ids
 
-    def ends(self, text: str, first: bool) -> list[int]:
-        return [end for _, end in self._encoded(text, first).offsets]
-
-    def _encoded(self, text: str, first: bool) -> Encoding:
+    def encoded(self, text: str, first: bool) -> Encoding:
         """Return the library's encoding. Raises InvalidRequest for a text that its patterns give up on."""
         try:
             return (self.first if first else self.later).encode(text, add_special_tokens=False)
@@ -248,14 +245,6 @@ def _parse(definition: str, where: str) -> FastTokenizer:
         raise InvalidCheckpoint(f"{where} cannot be read ({error}); {GET_AGAIN}.") from None
 
 
-class TextStream(Protocol):
-    """A stream from tokens to text; characters whose bytes are incomplete are held back."""
-
-    def add(self, token_id: int) -> str:
-        """Return the text that this token makes known."""
-        ...
-
-
 class WholeStream:
     """A stream for tokenizers whose tokens are all of one kind, byte-level ones above all."""
 
@@ -264,6 +253,7 @@ class WholeStream:
         self._stream = DecodeStream(skip_special_tokens=False)
 
     def add(self, token_id: int) -> str:
+        """Return the text that this token makes known."""
         return self._stream.step(self._tokenizer, token_id) or ""
 
 
@@ -322,6 +312,10 @@ class PieceStream:
             return text
         self._strip = False
         return text.removeprefix(" ")
+
+
+TextStream = WholeStream | PieceStream
+"""A stream from tokens to text; characters whose bytes are incomplete are held back."""
 
 
 def _steps(tokenizer: FastTokenizer) -> list[dict[str, Any]]:

@@ -57,6 +57,12 @@ class AddedToken:
         return {"id": number, "content": self.content, "single_word": False, "normalized": False, **flags}
 
 
+def token_text(token: Any) -> str | None:
+    """Return the text of a token that a JSON file names, or has as an object with content; None for anything else."""
+    found = token.get("content") if isinstance(token, dict) else token
+    return found if isinstance(found, str) else None
+
+
 def added_tokens(folder: Path, pieces: Sequence[str], inner: dict[int, AddedToken]) -> dict[int, AddedToken]:
     """Return all added tokens by id. `pieces` are the model's own, `inner` those of them that are special tokens."""
     named = {token.content: token for token in _named(folder)}

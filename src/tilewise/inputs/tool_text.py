@@ -31,8 +31,6 @@ For each function call, return a json object with function name and arguments wi
 </tool_call>"""
 _CALL = "<tool_call>\n{}\n</tool_call>"
 _RESULT = "<tool_response>\n{}\n</tool_response>"
-
-
 _ACTION = "<|action_start|><|plugin|>\n{}<|action_end|>"
 _DEVELOPER = "<|start|>developer<|message|># Tools\n\n## functions\n\n{}<|end|>"
 _HARMONY_PREAMBLE = "<|start|>assistant<|channel|>commentary<|message|>{}<|end|>"

@@ -191,7 +191,7 @@ def _divisors(scaling: Section, key: str, width: int) -> tuple[float, ...]:
     return tuple(_positive(Section({key: value}, scaling.where), key, 0.0) for value in values)
 
 
-def vision_config(vision: Section, eps_default: float = 1e-6) -> VisionConfig:
+def vision_config(vision: Section) -> VisionConfig:
     """Read the tower, in OpenGVLab's spelling or in transformers' (`attention_bias`, `use_qk_norm`)."""
     norm = vision.get("norm_type", "layer_norm")
     if norm not in ("layer_norm", "rms_norm"):
@@ -211,7 +211,7 @@ def vision_config(vision: Section, eps_default: float = 1e-6) -> VisionConfig:
         image_size=vision.whole("image_size"),
         patch_size=vision.whole("patch_size"),
         norm=cast(NormKind, norm),
-        norm_eps=vision.number("layer_norm_eps", eps_default),
+        norm_eps=vision.number("layer_norm_eps", 1e-6),
         qkv_bias=bool(vision.get("qkv_bias", vision.get("attention_bias", False))),
         qk_norm=bool(vision.get("qk_normalization", vision.get("use_qk_norm", False))),
     )

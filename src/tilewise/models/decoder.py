@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -64,9 +63,8 @@ class ForwardContext:
         return self.mesh.sum_own_rows(x) if self.spread else self.mesh.sum(x)
 
 
-class DecoderLayer(Protocol):
-    def __call__(self, x: Tensor, cache: LayerCache, at: ForwardContext) -> Tensor: ...
-
+DecoderLayer = Callable[[Tensor, LayerCache, ForwardContext], Tensor]
+"""A function from rows [N, hidden] to what the next layer reads, over this layer's keys and values."""
 
 BlockFactory = Callable[[View, DecoderConfig, int, Mesh], DecoderLayer]
 """A function (view of the layer, config, layer number, mesh) -> block, of the backbone's own where blocks differ."""
@@ -195,14 +193,8 @@ class Attention:
             {"k_proj": kept.of(config.head_dim), "v_proj": kept.of(config.head_dim)},
         )
         self._out = RowLinear(view, "o_proj", queries, config.hidden_size, config.output_bias, mesh)
-        self._norms = (
-            (
-                RMSNorm(view.at("q_norm"), config.head_dim, config.norm_eps),
-                RMSNorm(view.at("k_norm"), config.head_dim, config.norm_eps),
-            )
-            if config.head_norm
-            else None
-        )
+        normed = ("q_norm", "k_norm") if config.head_norm else ()
+        self._norms = [RMSNorm(view.at(name), config.head_dim, config.norm_eps) for name in normed]
 
     def __call__(self, x: Tensor, cache: LayerCache, at: ForwardContext) -> Tensor:
         split = self._qkv(x, at.ops).split(self._qkv.sizes, dim=-1)

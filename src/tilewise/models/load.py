@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -228,11 +228,11 @@ class CountingStore:
         return weight
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WeighedView(View):
     """A view that also counts the bytes of tensors, added to those that its store has counted."""
 
-    kept: CountingStore = field(default_factory=lambda: CountingStore(as_it_came))
+    kept: CountingStore
 
     def tensor(self, name: str, *shape: int, share: Share | None = None) -> Tensor:
         found = super().tensor(name, *shape, share=share)

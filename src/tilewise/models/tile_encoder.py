@@ -173,20 +173,12 @@ class VisionAttention:
             raise InvalidConfig(
                 f"mm_encoder_tp_mode=weights: this tower {fault}, which {mesh.size} ranks cannot share out: use data."
             )
-        heads = config.num_heads // mesh.size
-        self._heads = heads
-        self._qkv = ColumnLinear(
-            view, {"q_proj": width, "k_proj": width, "v_proj": width}, width, config.qkv_bias, mesh
-        )
+        self._heads = config.num_heads // mesh.size
+        parts = dict.fromkeys(("q_proj", "k_proj", "v_proj"), width)
+        self._qkv = ColumnLinear(view, parts, width, config.qkv_bias, mesh)
         self._out = RowLinear(view, "proj", width, width, True, mesh)
-        self._norms = (
-            (
-                RMSNorm(view.at("q_norm"), width, config.norm_eps),
-                RMSNorm(view.at("k_norm"), width, config.norm_eps),
-            )
-            if config.qk_norm
-            else None
-        )
+        normed = ("q_norm", "k_norm") if config.qk_norm else ()
+        self._norms = [RMSNorm(view.at(name), width, config.norm_eps) for name in normed]
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
         query, key, value = self._qkv(x, ops).chunk(3, dim=-1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from tilewise.engine.sequence import SequenceFailure, TokenDelta
 from tilewise.inputs.spec import HeaderIds, InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.outputs.tools import partial_tag
 from tilewise.sampling_params import RequestOutputKind, SamplingParams
 from tilewise.timing import EngineMoments, Timing
 from tilewise.types import CompletionOutput, Logprob, PictureReport, Request, RequestOutput, SampledToken, Usage
@@ -87,19 +88,12 @@ class Detokenizer:
         self.output.finish_reason, self.output.stop_reason = "stop", stop
 
     def _release(self) -> str:
-        keep = 0 if self.finished else self._possible_stop_length()
+        stops = self._sampling.stop_strings
+        keep = 0 if self.finished else max((partial_tag(self._held, stop) for stop in stops), default=0)
         ready = self._held[: len(self._held) - keep]
         self._held = self._held[len(ready) :]
         self.output.text += ready
         return ready
-
-    def _possible_stop_length(self) -> int:
-        """Return the length of the longest end of the held text with which a stop string begins."""
-        longest = max(map(len, self._sampling.stop_strings), default=1) - 1
-        for length in range(min(longest, len(self._held)), 0, -1):
-            if any(stop.startswith(self._held[-length:]) for stop in self._sampling.stop_strings):
-                return length
-        return 0
 
 
 def named_scores(token: SampledToken, tokenizer: Tokenizer) -> dict[int, Logprob]:

@@ -51,12 +51,15 @@ class ReasoningSplitter:
     """A reader of an answer that comes in pieces; its output does not depend on where they were cut.
 
     White space around the tags belongs to neither part. An answer that does not begin with `<think>` is all content,
-    and one that ends before `</think>` all reasoning. `opened` is for prompts that end with `<think>`.
+    and one that ends before `</think>` all reasoning. `opened` is for prompts that end with `<think>`; unless reasoning
+    is to be told `apart`, all is content.
     """
 
-    def __init__(self, opened: bool = False) -> None:
+    def __init__(self, opened: bool = False, apart: bool = True) -> None:
         # "start": nothing tells yet if `<think>` comes. "gap": white space between `</think>` and the content.
         self._place: Literal["start", "reasoning", "gap", "content"] = "reasoning" if opened else "start"
+        if not apart:
+            self._place = "content"
         self._held = ""
         self._begun = False
 
@@ -64,22 +67,19 @@ class ReasoningSplitter:
     def inside(self) -> bool:
         return self._place == "reasoning"
 
-    def add(self, text: str) -> tuple[str, str]:
-        """Return the new reasoning and the new content."""
+    def add(self, text: str) -> PartsDelta:
         self._held += text
-        reasoning = ""
         if self._place == "start":
             self._enter()
-        if self._place == "reasoning":
-            reasoning = self._reason()
-        return reasoning, self._content()
+        reasoning = self._reason() if self._place == "reasoning" else ""
+        return PartsDelta(reasoning, self._content())
 
-    def finish(self) -> tuple[str, str]:
-        """Return what was held back at the end of the text, as reasoning and content."""
+    def finish(self) -> PartsDelta:
+        """Return what was held back at the end of the text."""
         held, self._held = self._held, ""
         if self._place == "reasoning":
-            return (held.rstrip() if self._begun else held.strip()), ""
-        return "", "" if self._place == "gap" else held
+            return PartsDelta(held.rstrip() if self._begun else held.strip())
+        return PartsDelta(content="" if self._place == "gap" else held)
 
     def _enter(self) -> None:
         text = self._held.lstrip()
@@ -230,25 +230,22 @@ class PartsSplitter:
 
     def __init__(self, rule: PartsRule) -> None:
         self._rule = rule
-        harmony = rule.form == "openai"
-        self._harmony = HarmonySplitter(rule.calls == "auto", rule.reasoning) if harmony else None
-        self._reasoning = ReasoningSplitter(rule.opened) if rule.reasoning and not harmony else None
+        self._splitter: HarmonySplitter | ReasoningSplitter = (
+            HarmonySplitter(rule.calls == "auto", rule.reasoning)
+            if rule.form == "openai"
+            else ReasoningSplitter(rule.opened, apart=rule.reasoning)
+        )
         self._calls = rule.reader()
 
     @property
     def in_reasoning(self) -> bool:
-        return any(splitter is not None and splitter.inside for splitter in (self._reasoning, self._harmony))
+        return self._splitter.inside
 
     def add(self, text: str) -> PartsDelta:
-        if self._harmony:
-            return self._split(self._harmony.add(text))
-        return self._split(PartsDelta(*self._reasoning.add(text)) if self._reasoning else PartsDelta("", text))
+        return self._split(self._splitter.add(text))
 
     def finish(self) -> PartsDelta:
-        if self._harmony:
-            delta = self._split(self._harmony.finish())
-        else:
-            delta = self._split(PartsDelta(*self._reasoning.finish()) if self._reasoning else PartsDelta())
+        delta = self._split(self._splitter.finish())
         content, calls = self._calls.finish()
         return PartsDelta(delta.reasoning, delta.content + content, [*delta.calls, *self._taken(calls)])
 

@@ -158,8 +158,8 @@ class ObjectScan:
         for place, letter in enumerate(text):
             if self._in_string:
                 self._read_in_string(letter)
-            elif letter == "<" and self._tag and self._meets_tag(text[place : place + len(self._tag)]):
-                return place
+            elif letter == "<" and self._tag and self._tag.startswith(text[place : place + len(self._tag)]):
+                return place  # of the tag, or of what may become it
             elif letter == '"':
                 self._in_string = True
             else:
@@ -168,10 +168,6 @@ class ObjectScan:
                 self.done = True
                 return place + 1
         return len(text)
-
-    def _meets_tag(self, text: str) -> bool:
-        """True if the tag stands here, or may do so once more text has come."""
-        return self._tag.startswith(text)
 
     def _read_in_string(self, letter: str) -> None:
         if self._escaped:

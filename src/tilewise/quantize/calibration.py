@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from tilewise.errors import InvalidConfig, InvalidMedia, InvalidRequest, TooLong
 from tilewise.inputs.media.images import open_image
 from tilewise.inputs.pieces import Message
-from tilewise.inputs.prepare import Preparer
+from tilewise.inputs.prepare import Preparer, TemplateOptions
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import Request
 
@@ -102,9 +102,8 @@ def prepared(samples: Iterator[Sample], preparer: Preparer, most: int | None = N
             messages.append(Message("user", _QUESTIONS[1]))
         try:
             keep = None if sample.pictures else min(_LONGEST, preparer.max_model_len - 1)
-            request = preparer.chat(
-                messages, sample.pictures, SamplingParams(max_tokens=1), processor=_TILES, keep_last=keep, cut="right"
-            )
+            options = TemplateOptions(processor=_TILES, keep_last=keep, cut="right")
+            request = preparer.chat(messages, sample.pictures, SamplingParams(max_tokens=1), options)
         except TooLong:
             left_out += 1
             continue

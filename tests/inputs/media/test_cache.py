@@ -13,7 +13,7 @@ from tilewise.inputs.media.cache import CacheCounts, CutPicture, MediaCache, pic
 from tilewise.inputs.media.tiling import Tiling
 from tilewise.inputs.options import InputOptions
 from tilewise.inputs.pieces import Message
-from tilewise.inputs.prepare import Preparer
+from tilewise.inputs.prepare import Preparer, TemplateOptions
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import Tile
 from tilewise.units import GIB
@@ -151,7 +151,7 @@ def ask(preparer: Preparer, *media, **processor):
         sum(isinstance(item, Image.Image) for item in media),
         tuple(len(item) for item in media if isinstance(item, list)),
     )
-    return preparer.chat([message], media, SamplingParams(), processor=processor or None).images
+    return preparer.chat([message], media, SamplingParams(), TemplateOptions(processor=processor)).images
 
 
 def test_a_picture_sent_again_is_not_cut_again(caching):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.inputs.media.test_video import film
 from tests.inputs.pictures import data_url, saved, user
-from tilewise.inputs.media.images import matrix_orientation, open_image, orientation, to_rgb, upright
+from tilewise.inputs.media.images import Opening, matrix_orientation, open_image, orientation, to_rgb, upright
 from tilewise.inputs.media.reader import MediaOptions, MediaReader
 from tilewise.inputs.media.video import FrameChoice, read_video
 from tilewise.inputs.messages import read_messages
@@ -127,7 +127,7 @@ def test_messages_and_pictures_of_python_are_treated_alike(make_preparer, note):
     for part in ({"image_url": data_url("image/png", data)}, {"image_pil": Image.open(io.BytesIO(data))}):
         sizes = []
         for follow in (True, False):
-            reader = MediaReader(exif_orientation=follow).timed()
+            reader = MediaReader(opening=Opening(exif_orientation=follow)).timed()
             messages, media = read_messages([user("Hi", part)], reader)
             preparer = make_preparer(options=InputOptions(exif_orientation=follow))
             sizes.append(preparer.chat(messages, media, SamplingParams()).images[0].original_size)
@@ -147,7 +147,7 @@ def test_a_background_does_not_forget_the_orientation(follow):
     picture = stored(6).convert("RGBA")
     url = data_url("image/png", saved(picture, "PNG", exif=exif))
     options = MediaOptions.of({"image": {"rgba_background_color": [0, 0, 0]}})
-    reader = MediaReader(exif_orientation=follow).timed(options)
+    reader = MediaReader(opening=Opening(exif_orientation=follow)).timed(options)
     _, (image,) = read_messages([user({"image_url": url})], reader)
     assert is_upright(to_rgb(image, follow)) is follow
 
@@ -177,7 +177,7 @@ def test_videos_of_every_display_matrix_are_seen_upright(quartered, note):
 
 @EVERY
 def test_videos_are_left_as_they_are_stored_when_asked(quartered, note):
-    reader = MediaReader(frames=FrameChoice(1), exif_orientation=False).timed()
+    reader = MediaReader(frames=FrameChoice(1), opening=Opening(exif_orientation=False)).timed()
     (frame,) = reader.read_video(quartered[note])
     assert quarters(frame) == quarters(stored(note))
     assert frame.size == stored(note).size

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.inputs import pictures
 from tilewise.errors import Cancelled, InvalidMedia, InvalidRequest
 from tilewise.ignored import Ignored
-from tilewise.inputs.media.images import ImageLimits
+from tilewise.inputs.media.images import ImageLimits, Opening
 from tilewise.inputs.media.limits import MAX_FRAMES, MediaBudget, MediaLimits
 from tilewise.inputs.media.video import FrameChoice, read_video
 from tilewise.inputs.pieces import Message
@@ -337,21 +337,21 @@ def test_frames_are_walked_no_further_than_the_last_that_was_chosen(video, monke
 
 def test_pixels_of_a_frame_are_limited_as_those_of_a_picture(video):
     with pytest.raises(InvalidMedia, match=r"A frame of the video has 64x48 = 3072 pixels, the limit is 3071"):
-        read_video(video.read_bytes(), limits=ImageLimits(max_pixels=3071))
+        read_video(video.read_bytes(), opening=Opening(ImageLimits(max_pixels=3071)))
 
 
 def test_frames_are_checked_again_as_they_come(video, monkeypatch):
     """The header says nothing here; the frames themselves are too large."""
     monkeypatch.setattr("tilewise.inputs.media.video._VideoFile._check_codec", lambda *args: None)
     with pytest.raises(InvalidMedia, match=r"A frame of .* the limit is 3071"):
-        read_video(video, limits=ImageLimits(max_pixels=3071))
+        read_video(video, opening=Opening(ImageLimits(max_pixels=3071)))
 
 
 def test_the_decoder_allocates_no_frame_that_is_too_large(video, monkeypatch):
     """Whatever the header said: FFmpeg's own limit on pixels holds."""
     monkeypatch.setattr("tilewise.inputs.media.video._VideoFile._check_frame", lambda *args: None)
     with pytest.raises(InvalidMedia):
-        read_video(video, limits=ImageLimits(max_pixels=3071))
+        read_video(video, opening=Opening(ImageLimits(max_pixels=3071)))
 
 
 def test_decoding_has_a_deadline(video):

@@ -105,9 +105,7 @@ class CutWorker:
 
     def _read(self, job: ReadVideoJob) -> dict[str, Any]:
         file, ignored = job.file, Ignored()
-        data, opening = _content(file), file.opening
-        turned = opening.exif_orientation
-        frames = read_video(data, job.frames, opening.limits, file.budget, file.name, turned, ignored, threads=1)
+        frames = read_video(_content(file), job.frames, file.opening, file.budget, file.name, ignored, threads=1)
         for frame in frames:
             self.send_pixels(np.asarray(frame.convert("RGB")).tobytes())
         return {"sizes": [frame.size for frame in frames], "ignored": ignored.reasons}

@@ -108,24 +108,23 @@ class MediaAccess:
                 "file as a data URL."
             )
         path = Path(_local_path(url))
-        # Resolve before asking whether the file exists: what lies outside stays unknown.
         try:
+            # Resolve before asking whether the file exists: what lies outside stays unknown.
             resolved = path.resolve()
-        except (RuntimeError, ValueError):  # a circle of links, a byte that no name has
-            raise InvalidMedia(f"{short(str(path))!r}: no such file.") from None
-        except OSError as error:
-            raise InvalidMedia(f"{short(str(path))!r} cannot be read ({error.strerror}).") from None
-        if not resolved.is_relative_to(root.resolve()):
-            raise InvalidMedia(f"The file path {path} must be a subpath of `--allowed-local-media-path` {root}.")
-        try:
+            if not resolved.is_relative_to(root.resolve()):
+                raise InvalidMedia(f"The file path {path} must be a subpath of `--allowed-local-media-path` {root}.")
             if not resolved.is_file():
                 raise InvalidMedia(f"{path}: no such file.")
             size = resolved.stat().st_size
             check_size(str(path), size, budget.limits.file_bytes)
             budget.take_bytes(size)
             return resolved.read_bytes()
+        except InvalidMedia:
+            raise
         except OSError as error:
             raise InvalidMedia(f"{short(str(path))!r} cannot be read ({error.strerror}).") from None
+        except (RuntimeError, ValueError):  # a circle of links, a byte that no name has
+            raise InvalidMedia(f"{short(str(path))!r}: no such file.") from None
 
 
 def _scheme(url: str) -> str:

@@ -296,8 +296,8 @@ def _ogg(file: BinaryIO, head: bytes) -> Iterator[float]:
         yield _MISSING
 
 
-def _boxes(file: BinaryIO, head: bytes) -> Iterator[float]:
-    """Go through the outermost boxes of MP4 and QuickTime (ISO 14496-12, section 4.2)."""
+def boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Yield the kind of each outermost box of MP4 and QuickTime (ISO 14496-12, section 4.2), and where it ends."""
     place = 0
     while len(head := _at(file, place, 16)) >= 8:
         length = int.from_bytes(head[:4], "big")
@@ -305,7 +305,7 @@ def _boxes(file: BinaryIO, head: bytes) -> Iterator[float]:
         if length < 8 or not head[4:8].isascii():  # 0 = up to the end; or something was hung on behind
             return
         place += length
-        yield place
+        yield head[4:8], place
 
 
 _CONTAINERS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, bytes], Iterator[float]]], ...] = (
@@ -318,5 +318,8 @@ _CONTAINERS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, bytes], It
     (lambda head: head[4:5] == head[196:197] == head[388:389] == b"G", _transport),
     (lambda head: head[:4] == b"\0\0\1\xba", _program),
     (lambda head: head[:4] == b"OggS", _ogg),
-    (lambda head: head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"), _boxes),
+    (
+        lambda head: head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"),
+        lambda file, head: (end for _, end in boxes(file)),
+    ),
 )

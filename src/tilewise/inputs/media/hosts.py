@@ -14,7 +14,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import SplitResult, quote, urlsplit
 
@@ -135,7 +135,7 @@ class AllowedHosts:
     entries: tuple[str, ...] | None = None
     any_public: bool = True
     names: frozenset[tuple[str, int | None]] = frozenset()
-    networks: tuple[tuple[Network, int | None], ...] = field(default=())
+    networks: tuple[tuple[Network, int | None], ...] = ()
 
     @classmethod
     def of(cls, entries: Sequence[str] | None) -> AllowedHosts:
@@ -195,17 +195,15 @@ class AllowedHosts:
             return any(network.num_addresses == 1 for network in networks)
         if networks:
             return True
-        local = is_local_name(address.host) and not _is_this_machine(address.host)
+        local = is_local_name(address.host) and not f".{address.host}".endswith(".localhost")
         return local and self._lists(address) and any(ip in network for network in _INSIDE)
 
     def _elsewhere(self, address: WebAddress) -> InvalidMedia:
+        listed = any(name == address.host for name, _ in self.names)  # on another port
         return InvalidMedia(
             f"The URL must be from one of the allowed domains: {list(self.entries or ())}. "
-            f"Input URL domain: {address.host_header if self._with_port(address) else address.host}"
+            f"Input URL domain: {address.host_header if listed else address.host}"
         )
-
-    def _with_port(self, address: WebAddress) -> bool:
-        return any(name == address.host for name, _ in self.names)
 
 
 def is_local_name(host: str) -> bool:
@@ -218,10 +216,6 @@ def is_local_name(host: str) -> bool:
 def is_address(host: str) -> bool:
     """True for IPv6, and for IPv4 in any spelling, 0x7f.1 among them. Source: the URL standard of WHATWG."""
     return ":" in host or _ENDS_IN_NUMBER.fullmatch(host) is not None
-
-
-def _is_this_machine(host: str) -> bool:
-    return host == "localhost" or host.endswith(".localhost")
 
 
 def _unmapped(number: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -89,13 +89,17 @@ class ImageLimits:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How pictures are opened."""
+    """The way in which pictures and frames of videos are opened."""
 
     limits: ImageLimits = ImageLimits()
     background: Colour | None = None
     """Colour behind pictures with transparency; None = white."""
     exif_orientation: bool = True
-    """Pictures are turned as their camera says."""
+    """Pictures are turned as their camera says, videos as their display matrix says."""
+
+    @classmethod
+    def of(cls, config: EngineConfig) -> Opening:
+        return cls(ImageLimits.of(config), exif_orientation=config.exif_orientation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,15 +17,7 @@ from tilewise.inputs.media.arrays import IMAGE_EMBEDS, EmbeddingForm
 from tilewise.inputs.media.cache import DecodedMedia, KeptMedia, MediaByUuid
 from tilewise.inputs.media.fetch import DataUrl, Kind, MediaAccess, MediaFiles, decode_base64
 from tilewise.inputs.media.hosts import short
-from tilewise.inputs.media.images import (
-    Colour,
-    ImageLimits,
-    Opening,
-    UnopenedFile,
-    further_frames,
-    on_background,
-    open_image,
-)
+from tilewise.inputs.media.images import Colour, Opening, UnopenedFile, further_frames, on_background, open_image
 from tilewise.inputs.media.limits import ALL_FRAMES, MediaBudget, MediaLimits
 from tilewise.inputs.media.tiling import EncodedPicture, LimitedPicture, Picture, UnopenedPicture, lax_number
 from tilewise.inputs.media.video import FrameChoice, read_video
@@ -165,27 +157,23 @@ class EncodedPart:
 class MediaReader:
     """A reader of the media that requests name.
 
-    One reader serves all requests; `timed` gives each its own, with the last six fields. `limits` are pictures and
-    videos a prompt (`limit_mm_per_prompt`).
+    One reader serves all requests; `timed` gives each its own. `limits` are pictures and videos a prompt
+    (`limit_mm_per_prompt`).
     """
 
     access: MediaAccess = field(default_factory=MediaAccess)
-    image_limits: ImageLimits = field(default_factory=ImageLimits)
+    opening: Opening = Opening()
     limits: dict[str, int] = field(default_factory=dict)
     frames: FrameChoice = field(default_factory=FrameChoice)
     handles: MediaByUuid = field(default_factory=lambda: MediaByUuid(0))
     """Media that were sent with a `uuid`."""
     detail_tiles: Mapping[Detail, int] | None = None
     """Most tiles of a picture whose part asks for this `detail`; None = it has no effect, as in vLLM."""
-    exif_orientation: bool = True
-    """Pictures are turned as their camera says, videos as their display matrix says."""
     embeddings: EmbeddingForm | None = None
     """Form of pictures that come encoded; None = they are not taken."""
     watch: Stopwatch = field(default_factory=Stopwatch)
     """Times of reading, and counts of what was read."""
     budget: MediaBudget = field(default_factory=MediaBudget)
-    background: Colour | None = None
-    """Colour behind pictures with transparency; None = white."""
     scope: str | None = None
     """Owner of the media that a `uuid` names: a key or a salt. None = nobody, so nothing is kept or found."""
     listed: FrameChoice = FrameChoice(ALL_FRAMES)
@@ -209,7 +197,7 @@ class MediaReader:
             frames=options.frames(self.frames),
             watch=Stopwatch(),
             budget=MediaBudget(self.access.limits, cancelled),
-            background=options.background,
+            opening=replace(self.opening, background=options.background),
             scope=scope,
             listed=options.frames(self.listed) if options.num_frames is not None else self.listed,
             ignored=Ignored() if ignored is None else ignored,
@@ -246,20 +234,17 @@ class MediaReader:
 
     def picture(self, part: MediaPart) -> Picture:
         image: Image.Image | UnopenedPicture
-        data = self._data_url(part)
-        if data is not None:
+        if (data := self._data_url(part)) is not None:
             image = self._unopened(data.body.encode(), part, is_base64=True)
+        elif isinstance(files := self._files(part), EncodedPicture):
+            return files
+        elif isinstance(files, DecodedMedia):
+            image = files.images[0]
+        elif self.opener is not None:
+            image = self._unopened(files.files[0], part, files=files)
         else:
-            files = self._files(part)
-            if isinstance(files, EncodedPicture):
-                return files
-            if isinstance(files, DecodedMedia):
-                image = files.images[0]
-            elif self.opener is not None:
-                image = self._unopened(files.files[0], part, files=files)
-            else:
-                image = self.open_image(files.files[0], _name(part))
-                self._remember(part, files)
+            image = self.open_image(files.files[0], _name(part))
+            self._remember(part, files)
         most = (self.detail_tiles or {}).get(part.detail or "auto")
         return image if most is None and not part.options else LimitedPicture(image, most, part.options)
 
@@ -276,8 +261,6 @@ class MediaReader:
     def _unopened(
         self, content: bytes, part: MediaPart, is_base64: bool = False, files: MediaFiles | None = None
     ) -> UnopenedPicture:
-        file = self._unopened_file(content, part, is_base64)
-
         def opened(told: Mapping[str, Any]) -> None:
             self._count_opened(told, is_base64)
             self.watch.count(pictures=1)
@@ -286,14 +269,8 @@ class MediaReader:
             if files is not None:
                 self._remember(part, files)
 
+        file = UnopenedFile(content, is_base64, _name(part), part.where, self.opening, self.budget)
         return UnopenedPicture(file, opened)
-
-    def _unopened_file(self, content: bytes, part: MediaPart, is_base64: bool = False) -> UnopenedFile:
-        return UnopenedFile(content, is_base64, _name(part), part.where, self._opening, self.budget)
-
-    @property
-    def _opening(self) -> Opening:
-        return Opening(self.image_limits, self.background, self.exif_orientation)
 
     def _count_opened(self, told: Mapping[str, Any], is_base64: bool) -> None:
         if is_base64:
@@ -307,10 +284,12 @@ class MediaReader:
         assert not isinstance(files, EncodedPicture), "kept as a picture"
         if isinstance(files, DecodedMedia):
             return list(files.images)
-        if self.opener is not None and not files.is_list:
+        if files.is_list:
+            frames = self._read_list(files)
+        elif self.opener is not None:
             frames = self._opened_video(self.opener, files.files[0], part)
         else:
-            frames = self._read_list(files) if files.is_list else self.read_video(files.files[0], _name(part))
+            frames = self.read_video(files.files[0], _name(part))
         self._remember(part, files)
         return frames
 
@@ -350,7 +329,7 @@ class MediaReader:
         return image
 
     def _open(self, data: bytes | Path, name: str = "") -> Image.Image:
-        return on_background(self.given(open_image(data, self.image_limits, self.budget, name)), self._opening)
+        return on_background(self.given(open_image(data, self.opening.limits, self.budget, name)), self.opening)
 
     def _opened_video(self, opener: MediaOpener, data: bytes, part: MediaPart) -> list[Image.Image]:
         def opened(told: Mapping[str, Any]) -> None:
@@ -359,15 +338,14 @@ class MediaReader:
                 self.ignored.add(name, why)
 
         # Without its place, which whoever reads parts adds to errors.
-        frames = opener.frames(self._unopened_file(data, replace(part, where="")), self.frames, opened)
+        file = UnopenedFile(data, False, _name(part), "", self.opening, self.budget)
+        frames = opener.frames(file, self.frames, opened)
         self.watch.count(videos=1, frames=len(frames))
         return frames
 
     def read_video(self, data: bytes | Path, name: str = "") -> list[Image.Image]:
         with self.watch.decoding():
-            frames = read_video(
-                data, self.frames, self.image_limits, self.budget, name, self.exif_orientation, self.ignored
-            )
+            frames = read_video(data, self.frames, self.opening, self.budget, name, self.ignored)
         self.watch.count(videos=1, frames=len(frames))
         return frames
 

@@ -76,7 +76,7 @@ def read_tensor(data: bytes, check: CheckShape) -> NDArray[Any]:
     if data.startswith(_NUMPY):
         return _read_numpy(data, check)
     if data.startswith(_ZIP):
-        return read_torch(data, check)
+        return _read_torch(data, check)
     if len(data) > 8 and data[8:9] == b"{":
         return _read_safetensors(data, check)
     kind = kind_of(data)
@@ -167,7 +167,7 @@ class _NotATensor(Exception):
     """The pickle is not that of one dense tensor of fractions."""
 
 
-def read_torch(data: bytes, check: Callable[[tuple[int, ...]], None]) -> NDArray[Any]:
+def _read_torch(data: bytes, check: CheckShape) -> NDArray[Any]:
     """Return the tensor; bfloat16 comes as uint16. `check` raises for an unwanted shape, before anything is read.
 
     Raises InvalidMedia for any other file.

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 _LOOK = 0.02
 """Seconds between looks for cells that have become free, and for callers who have left."""
-
-
 _GARBAGE = 100
 """Looks between searches for garbage."""
 

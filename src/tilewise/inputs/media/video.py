@@ -6,6 +6,7 @@ Frames that are walked, pixels of each and seconds of it all are bounded, whatev
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from PIL import Image
 
 from tilewise.errors import InvalidMedia, InvalidRequest
 from tilewise.ignored import Ignored
-from tilewise.inputs.media.file_kind import ends_early, kind_of
-from tilewise.inputs.media.images import DAMAGE, ImageLimits, check_size, turned_frame
+from tilewise.inputs.media.file_kind import boxes, ends_early, kind_of
+from tilewise.inputs.media.images import DAMAGE, Opening, check_size, turned_frame
 from tilewise.inputs.media.limits import ALL_FRAMES, MAX_FRAMES, Deadline, MediaBudget, MediaLimits
 
 # Playlists (concat, hls, dash, sdp) are formats too, which open other files and hosts: none of them here.
@@ -66,14 +67,13 @@ class FrameChoice:
 def read_video(
     data: bytes | str | Path,
     choice: FrameChoice = FrameChoice(),
-    limits: ImageLimits = ImageLimits(),
+    opening: Opening = Opening(),
     budget: MediaBudget | None = None,
     name: str = "",
-    upright: bool = True,
     ignored: Ignored | None = None,
     threads: int = 0,
 ) -> list[Image.Image]:
-    """Decode the chosen frames of a video as RGB pictures, turned as its display matrix says if `upright`.
+    """Decode the chosen frames of a video as RGB pictures.
 
     The container's frame count is not believed: packets are counted. A file that is cut short or damaged gives the
     frames that can be decoded, and `ignored` is told of the others. So many `threads` decode, 0 = one a CPU. Raises
@@ -82,7 +82,7 @@ def read_video(
     name = name or ("the video" if isinstance(data, bytes) else f"{data}")
     budget = budget or MediaBudget()
     deadline = Deadline(budget, "decode_seconds", f"Decoding {name}", "send a shorter or a smaller video")
-    film = _VideoFile(data, name, limits, budget, deadline, upright, threads)
+    film = _VideoFile(data, name, opening, budget, deadline, threads)
     try:
         total, seconds, whole = film.measure()
         chosen = _choose(choice, total, seconds, film) if total else []
@@ -134,16 +134,9 @@ def _missing_index(content: bytes) -> str:
     """Return words for a missing index; MP4 and QuickTime keep what is where in a box that recorders write last."""
     if content[4:8] != b"ftyp":
         return ""
-    place, boxes = 0, 0
-    while place + 8 <= len(content) and boxes < 1000:
-        size, name = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
-        if size == 1:  # the size follows in 64 bits
-            size = int.from_bytes(content[place + 8 : place + 16], "big")
-        if name == b"moov":
-            return ", its index (the moov box) with it" if place + size > len(content) else ""
-        if size < 8:
-            break
-        place, boxes = place + size, boxes + 1
+    for kind, end in itertools.islice(boxes(io.BytesIO(content)), 1000):
+        if kind == b"moov":
+            return ", its index (the moov box) with it" if end > len(content) else ""
     return " before its index (the moov box), without which no frame is found"
 
 
@@ -153,11 +146,10 @@ class _VideoFile:
 
     data: bytes | str | Path
     name: str
-    limits: ImageLimits
+    opening: Opening
     budget: MediaBudget
     deadline: Deadline
-    upright: bool = True
-    threads: int = 0
+    threads: int
 
     def _file(self) -> BinaryIO:
         """Open the file; a path is opened here, so that FFmpeg reads none as a protocol."""
@@ -191,10 +183,10 @@ class _VideoFile:
             )
         if codec.width and codec.height:
             self._check_frame(codec.width, codec.height)
-        codec.options = {"max_pixels": str(self.limits.max_pixels)}  # for sizes that change on the way
+        codec.options = {"max_pixels": str(self.opening.limits.max_pixels)}  # for sizes that change on the way
 
     def _check_frame(self, width: int, height: int) -> None:
-        check_size((width, height), self.limits, f"A frame of {self.name}")
+        check_size((width, height), self.opening.limits, f"A frame of {self.name}")
 
     def measure(self) -> tuple[int, float | None, bool]:
         """Return frames (counted, not believed) and seconds of the first video stream, as far as they can be read.
@@ -247,7 +239,7 @@ class _VideoFile:
         self._check_frame(frame.width, frame.height)
         self.budget.take_decoded(4 * frame.width * frame.height)
         image: Image.Image = frame.to_image(threads=1)  # more of them would stay until somebody looks for garbage
-        return turned_frame(image, frame) if self.upright else image
+        return turned_frame(image, frame) if self.opening.exif_orientation else image
 
 
 def _packets(container: Any, stream: Any) -> Iterator[Any]:

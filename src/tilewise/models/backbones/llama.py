@@ -2,7 +2,7 @@
 
 from tilewise.errors import InvalidCheckpoint
 from tilewise.models.backbones import Backbone
-from tilewise.models.config import DecoderConfig, text_config
+from tilewise.models.config import DecoderConfig, ExpertConfig, text_config
 from tilewise.weights.folder import Section
 
 
@@ -21,10 +21,10 @@ def qwen2(text: Section) -> DecoderConfig:
     return text_config(text, qkv_bias=True)
 
 
-def qwen3(text: Section) -> DecoderConfig:
+def qwen3(text: Section, experts: ExpertConfig | None = None) -> DecoderConfig:
     """Read Llama with RMS norm on every query and key head, and a head width apart from the hidden size."""
     bias = bool(text.get("attention_bias", False))
-    return text_config(text, head_dim=128, head_norm=True, qkv_bias=bias, output_bias=bias)
+    return text_config(text, head_dim=128, head_norm=True, qkv_bias=bias, output_bias=bias, experts=experts)
 
 
 def internlm3(text: Section) -> DecoderConfig:

@@ -7,7 +7,8 @@ from torch import Tensor
 from tilewise.errors import InvalidCheckpoint
 from tilewise.layers import ExpertShare
 from tilewise.models.backbones import Backbone
-from tilewise.models.config import DecoderConfig, ExpertConfig, text_config
+from tilewise.models.backbones.llama import qwen3
+from tilewise.models.config import DecoderConfig, ExpertConfig
 from tilewise.models.decoder import Attention, DecoderBlock, DecoderLayer
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.ops import Ops
@@ -35,8 +36,7 @@ def decoder_config(text: Section) -> DecoderConfig:
         intermediate_size=text.whole("moe_intermediate_size"),
         renormalise=bool(text.get("norm_topk_prob", False)),
     )
-    bias = bool(text.get("attention_bias", False))
-    return text_config(text, head_dim=128, head_norm=True, qkv_bias=bias, output_bias=bias, experts=experts)
+    return qwen3(text, experts)
 
 
 def block(view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> DecoderLayer:
