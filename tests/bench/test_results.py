@@ -24,7 +24,7 @@ from tilewise.bench.results import (
     table,
     write_json,
 )
-from tilewise.bench.server_report import ServerReport
+from tilewise.bench.server_metrics import ServerMetrics
 from tilewise.errors import InvalidConfig
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
@@ -155,7 +155,7 @@ connection lost:                         1
 
 
 def test_every_section_in_its_place():
-    found = figures(goals=Goals.read(["ttft:250"]), server=ServerReport.between(BEFORE, AFTER))
+    found = figures(goals=Goals.read(["ttft:250"]), server=ServerMetrics.between(BEFORE, AFTER))
     lines = table(found, LoadLevel(Arrivals(rate=2.0), 4), ("ttft", "e2el")).splitlines()
     assert [line.rstrip() for line in lines] == EXPECTED.splitlines()
     assert {len(line) for line in lines} <= {50, 51}, "values are padded to ten columns"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tilewise.bench.requests import RequestOutcome
-from tilewise.bench.server_report import ServerReport
+from tilewise.bench.server_metrics import ServerMetrics
 from tilewise.errors import InvalidConfig, did_you_mean
 
 
@@ -142,7 +142,7 @@ class Figures:
     """Number of failures of each kind, the commonest first."""
     total_image_tokens: int | None = None
     total_tiles: int | None = None
-    server: ServerReport | None = None
+    server: ServerMetrics | None = None
 
     @classmethod
     def of(
@@ -151,7 +151,7 @@ class Figures:
         duration: float,
         percents: Sequence[float],
         goals: Goals | None = None,
-        server: ServerReport | None = None,
+        server: ServerMetrics | None = None,
     ) -> Figures:
         """Work out the figures of all requests of a run, whose tokens are known (`with_counts`)."""
         answers = [outcome for outcome in outcomes if outcome.failure is None]

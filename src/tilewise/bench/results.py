@@ -14,7 +14,7 @@ from typing import Any
 from tilewise.bench.figures import Figures, Spread, percent_name
 from tilewise.bench.load import LoadLevel
 from tilewise.bench.requests import RequestOutcome
-from tilewise.bench.server_report import ServerReport
+from tilewise.bench.server_metrics import ServerMetrics
 from tilewise.errors import InvalidConfig, TilewiseError, did_you_mean
 
 WIDTH, LABEL = 50, 40
@@ -91,13 +91,13 @@ def _pictures(figures: Figures) -> Iterator[str]:
     yield row("Total input vision tokens:", figures.total_image_tokens)
     if figures.total_tiles is not None:
         yield row("Total tiles:", figures.total_tiles)
-    server = figures.server or ServerReport()
+    server = figures.server or ServerMetrics()
     if server.tiles_encoded is not None:
         yield row("Tiles encoded:", server.tiles_encoded)
-    if server.preprocess is not None:
-        yield row("Mean preprocessing time (ms):", 1000 * server.preprocess)
-    if server.encode is not None:
-        yield row("Mean wait for tiles (ms):", 1000 * server.encode)
+    if server.mean_preprocess_ms is not None:
+        yield row("Mean preprocessing time (ms):", server.mean_preprocess_ms)
+    if server.mean_encode_ms is not None:
+        yield row("Mean wait for tiles (ms):", server.mean_encode_ms)
 
 
 def _spread(figures: Figures, name: str) -> Iterator[str]:
@@ -112,7 +112,7 @@ def _spread(figures: Figures, name: str) -> Iterator[str]:
         yield row("Mean time to first chunk (ms):", figures.spreads["first_chunk"].mean)
 
 
-def _guesses(server: ServerReport | None) -> Iterator[str]:
+def _guesses(server: ServerMetrics | None) -> Iterator[str]:
     if server is None or not server.drafts:
         return
     yield heading("Speculative Decoding")

@@ -20,7 +20,7 @@ from tilewise.bench.figures import CountTokens, Figures, Goals, with_counts
 from tilewise.bench.load import LoadLevel, LoadResult, NotReady, run_load, wait_until_ready, warm_up
 from tilewise.bench.requests import CommonFields, RequestOutcome, SampleRequest
 from tilewise.bench.results import RunFacts, Saving, details, draw, failure_lines, result_json, table
-from tilewise.bench.server_report import ServerReport
+from tilewise.bench.server_metrics import ServerMetrics
 from tilewise.bench.tokenizer import BenchTokenizer, LocalTokenizer, find_tokenizer
 from tilewise.console import progress_bar
 from tilewise.host import require_extra
@@ -155,7 +155,7 @@ def load_lines(load: LoadLevel, count: int) -> Iterator[str]:
 
 async def _send(
     bench: ServeBench, ready: Prepared, requests: Sequence[SampleRequest], load: LoadLevel
-) -> tuple[LoadResult, ServerReport]:
+) -> tuple[LoadResult, ServerMetrics]:
     async with LoadClient(bench.target, ready.asking) as client:
         bodies = [client.body(request) for request in requests]
         if bench.ready_seconds > 0:
@@ -166,7 +166,7 @@ async def _send(
         before = await client.metrics()
         with progress_bar("Requests", len(bodies), bench.progress) as advance:
             ran = await run_load(client, bodies, load, advance)
-        return ran, ServerReport.between(before, await client.metrics())
+        return ran, ServerMetrics.between(before, await client.metrics())
 
 
 def _save(bench: ServeBench, ready: Prepared, number: int, figures: Figures, answers: Sequence[RequestOutcome]) -> Path:
