@@ -6,7 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -57,9 +57,10 @@ class CommonFields:
     """The fields that all requests of a run have in common."""
 
     model: str
+    """The server's name of the model; empty = its first, which is asked for before a run."""
     ignore_eos: bool = False
     logprobs: int | None = None
-    extra: tuple[tuple[str, Any], ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict)
     """Further fields of the body, sampling among them; they win over all others."""
 
 
@@ -82,7 +83,7 @@ class Dialect:
             "stream": True,
             "stream_options": {"include_usage": True},
             **({"ignore_eos": True} if asking.ignore_eos else {}),
-            **dict(asking.extra),
+            **asking.extra,
         }
 
 

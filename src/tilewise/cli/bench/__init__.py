@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tilewise.bench.options import EncodeOptions, LatencyOptions, StartupOptions
+from tilewise.bench.options import EncodeOptions, LatencyOptions, StartupOptions, write_result
 from tilewise.cli.bench.datasets import DatasetChoice, RandomOptions
 from tilewise.cli.bench.refused import (
     ENGINES,
@@ -36,10 +36,8 @@ class ResultOptions:
 
     def keep(self, result: dict[str, Any]) -> int:
         """Save the result where that is asked for, and return the exit code."""
-        from tilewise.bench.results import write_json
-
         if self.output_json is not None:
-            write_json(self.output_json, result)
+            write_result(result, self.output_json)
         return 0
 
 
