@@ -5,22 +5,23 @@ from __future__ import annotations
 import itertools
 import json
 import mimetypes
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from tilewise.bench import DATASETS, check_at_least
 from tilewise.bench.random_requests import Lengths, MediaShape, RandomText, Repetition, repeated, with_media
-from tilewise.bench.requests import Media, SampleRequest
+from tilewise.bench.requests import Media, MediaKind, SampleRequest
 from tilewise.bench.tokenizer import BenchTokenizer
 from tilewise.errors import InvalidConfig, InvalidMedia, InvalidRequest, did_you_mean
 from tilewise.inputs.media.images import open_image
 
 COLUMNS = ("prompt", "messages", "output_tokens")
-MEDIA_COLUMNS = (*COLUMNS, "image_files", "video_files")
+_FILES: dict[str, MediaKind] = {"image_files": "image", "video_files": "video"}
+MEDIA_COLUMNS = (*COLUMNS, *_FILES)
 _REMOTE = ("http://", "https://", "data:")
 SHORTEST, LONGEST_PROMPT, LONGEST = 4, 1024, 2048
 """vLLM's limits for ShareGPT in tokens: least of a prompt and of an answer, most of a prompt, most of both together.
@@ -69,12 +70,8 @@ def sharegpt(path: Path, tokenizer: BenchTokenizer | None, output: int | None) -
         except (TypeError, KeyError):
             raise InvalidData(f"{path}, entry {number}: a turn has no 'value'.") from None
         asked, wanted = len(tokenizer.encode(prompt)), output if output is not None else len(tokenizer.encode(answer))
-        if (
-            asked >= SHORTEST
-            and asked <= LONGEST_PROMPT
-            and asked + wanted <= LONGEST
-            and wanted >= (SHORTEST if output is None else 1)
-        ):
+        least = SHORTEST if output is None else 1
+        if SHORTEST <= asked <= LONGEST_PROMPT and least <= wanted <= LONGEST - asked:
             yield SampleRequest(prompt, asked, wanted)
 
 
@@ -132,20 +129,16 @@ def _whole(value: Any, where: str) -> int | None:
 
 
 def _files(entry: dict[str, Any], folder: Path, where: str) -> Iterator[Media]:
-    yield from _listed(entry, "image_files", lambda name: _media(name, folder, "image", where), where)
-    yield from _listed(entry, "video_files", lambda name: _media(name, folder, "video", where), where)
-    if (entry.get("image_files") or entry.get("video_files")) and entry.get("messages") is not None:
+    for column, kind in _FILES.items():
+        names = entry.get(column) or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InvalidData(f"{where}: {column!r} must be a list of paths, got {names!r:.60}.")
+        yield from (_media(name, folder, kind, where) for name in names)
+    if any(map(entry.get, _FILES)) and entry.get("messages") is not None:
         raise InvalidData(f"{where}: media of 'messages' belong into them, and files beside 'prompt'.")
 
 
-def _listed(entry: dict[str, Any], column: str, make: Callable[[str], Media], where: str) -> Iterator[Media]:
-    names = entry.get(column) or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InvalidData(f"{where}: {column!r} must be a list of paths, got {names!r:.60}.")
-    yield from map(make, names)
-
-
-def _media(name: str, folder: Path, kind: Literal["image", "video"], where: str) -> Media:
+def _media(name: str, folder: Path, kind: MediaKind, where: str) -> Media:
     if name.startswith(_REMOTE):
         return Media(kind, name)
     path = folder / name.removeprefix("file://")

@@ -13,16 +13,18 @@ from typing import Any, Literal
 from tilewise.errors import InvalidConfig
 from tilewise.sse import EventReader
 
+MediaKind = Literal["image", "video"]
+
 
 @dataclass(frozen=True, slots=True)
 class Media:
     """A picture or video of a request, as a URL: of its bytes, or of where it is."""
 
-    kind: Literal["image", "video"]
+    kind: MediaKind
     url: str
 
     @classmethod
-    def of(cls, kind: Literal["image", "video"], content: bytes, mime: str) -> Media:
+    def of(cls, kind: MediaKind, content: bytes, mime: str) -> Media:
         return cls(kind, f"data:{mime};base64,{base64.b64encode(content).decode()}")
 
     @property

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from tilewise.cli.flags.flag import BadUsage, Flag, dashes, flags_of, names_of, reader_of
-from tilewise.cli.flags.parse import CommandLine, flags_of_file
+from tilewise.cli.flags.parse import CommandLine, read_yaml, values_of
 from tilewise.config import EngineConfig, options_of
 from tilewise.console import set_up_logs
 from tilewise.environment import READ, Environment
@@ -109,7 +109,7 @@ def read_settings(words: Sequence[str], environment: Mapping[str, str]) -> Setti
 def values_of_line(line: CommandLine) -> dict[str, Any]:
     """Return the values of a line, and those of the file that its --config names where the line has none."""
     file = line.values.get("config")
-    return (flags_of_file(file, serve_flags()) if file else {}) | _with_model(line)
+    return (values_of(read_yaml(file), serve_flags(), file) if file else {}) | _with_model(line)
 
 
 def _of_variables(environment: Environment) -> dict[str, Any]:
