@@ -8,15 +8,7 @@ from typing import Any, ClassVar
 
 from tilewise.bench.options import EncodeOptions, LatencyOptions, StartupOptions, write_result
 from tilewise.cli.bench.datasets import DatasetChoice, RandomOptions
-from tilewise.cli.bench.refused import (
-    ENGINES,
-    OF_ENGINE,
-    OF_THROUGHPUT,
-    TAKEN_BY_THROUGHPUT,
-    check_refused,
-    known,
-    refused_flags,
-)
+from tilewise.cli.bench.refused import ENGINES, OF_ENGINE, OF_THROUGHPUT, known
 from tilewise.cli.bench.serve import SERVE
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.settings import engine_flags, engine_options
@@ -56,7 +48,7 @@ class ThroughputOptions:
 def bench_throughput(line: CommandLine) -> int:
     from tilewise.bench.engine import ThroughputBench, run_throughput
 
-    check_refused(line, OF_THROUGHPUT, TAKEN_BY_THROUGHPUT)
+    OF_THROUGHPUT.take_from(line)
     options, results = line.take(ThroughputOptions), line.take(ResultOptions)
     bench = ThroughputBench(
         source=line.take(RandomOptions).source(line.take(DatasetChoice)),
@@ -69,7 +61,7 @@ def bench_throughput(line: CommandLine) -> int:
 def bench_latency(line: CommandLine) -> int:
     from tilewise.bench.engine import run_latency
 
-    check_refused(line, OF_ENGINE)
+    OF_ENGINE.take_from(line)
     options, results = line.take(LatencyOptions), line.take(ResultOptions)
     return results.keep(run_latency(options, engine_options(line), progress=results.progress))
 
@@ -113,7 +105,7 @@ THROUGHPUT = Verb(
     about="Ask everything at once, in this process. Tokens of pictures count as those of text do.",
     run=bench_throughput,
     options=(ThroughputOptions, RandomOptions, DatasetChoice, ResultOptions),
-    shared=lambda: (*refused_flags(OF_THROUGHPUT, TAKEN_BY_THROUGHPUT), *engine_flags()),
+    shared=lambda: (*OF_THROUGHPUT.flags, *engine_flags()),
     examples="""\
 examples:
   tilewise bench throughput --model ./InternVL3-1B --input-len 200 --output-len 64 --num-prompts 100
@@ -127,7 +119,7 @@ LATENCY = Verb(
     "--enable-prefix-caching asks for that.",
     run=bench_latency,
     options=(LatencyOptions, ResultOptions),
-    shared=lambda: (*refused_flags(OF_ENGINE), *engine_flags()),
+    shared=lambda: (*OF_ENGINE.flags, *engine_flags()),
     examples="""\
 examples:
   tilewise bench latency --model OpenGVLab/InternVL3-1B --batch-size 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from tilewise.bench.options import SavingOptions, read_pairs
 from tilewise.bench.requests import DIALECTS, CommonFields
 from tilewise.cli.bench.datasets import DatasetChoice, RandomOptions
-from tilewise.cli.bench.refused import BACKENDS, OF_SERVE, TAKEN_BY_SERVE, check_refused, known, refused_flags
+from tilewise.cli.bench.refused import BACKENDS, OF_SERVE, known
 from tilewise.cli.flags.flag import read_number
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.verb import Verb
@@ -148,7 +148,7 @@ def run(line: CommandLine) -> int:
     from tilewise.bench.results import read_metrics
     from tilewise.bench.serve import ServeBench, run_serve
 
-    check_refused(line, OF_SERVE, TAKEN_BY_SERVE)
+    OF_SERVE.take_from(line)
     server, load, asked, results = (
         line.take(ServerOptions), line.take(LoadOptions), line.take(RequestOptions), line.take(SavingOptions)
     )  # fmt: skip
@@ -178,7 +178,7 @@ SERVE = Verb(
     "with the first chunk that shows something; the first chunk of all is reported beside it.",
     run=run,
     options=(ServerOptions, LoadOptions, RandomOptions, DatasetChoice, RequestOptions, SavingOptions),
-    shared=lambda: refused_flags(OF_SERVE, TAKEN_BY_SERVE),
+    shared=lambda: OF_SERVE.flags,
     examples="""\
 examples:
   tilewise bench serve --random-input-len 200 --num-prompts 200 --request-rate 1 --save-result
