@@ -102,9 +102,9 @@ class Agreement:
 
 def common_share(first: Said, second: Said) -> float:
     """Return the length of the common beginning as a share of the longer answer; 1 for two empty answers."""
-    longest = max(len(first), len(second))
-    common = next((place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), None)
-    return 1.0 if not longest else (min(len(first), len(second)) if common is None else common) / longest
+    shorter, longer = sorted((len(first), len(second)))
+    common = next((place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), shorter)
+    return common / longer if longer else 1.0
 
 
 ALL = "all"
