@@ -45,9 +45,7 @@ class ChatServer:
             raise InvalidConfig(f"--url must be an http(s) URL, such as {DEFAULT_URL}, got {url!r}.")
         self.url = url.rstrip("/")
         self._client = httpx.Client(
-            headers=key_headers(key),
-            timeout=httpx.Timeout(patience, connect=_CONNECT),
-            trust_env=not is_here(url),
+            headers=key_headers(key), timeout=httpx.Timeout(patience, connect=_CONNECT), trust_env=not is_here(url)
         )
 
     def __enter__(self) -> ChatServer:

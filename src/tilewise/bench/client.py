@@ -16,14 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from tilewise.bench.http import Address, BrokenConnection, ConnectionPool, ServerUnreachable
-from tilewise.bench.requests import (
-    AnswerCollector,
-    CommonFields,
-    Dialect,
-    RequestOutcome,
-    SampleRequest,
-    message_of,
-)
+from tilewise.bench.requests import AnswerCollector, CommonFields, Dialect, RequestOutcome, SampleRequest, message_of
 from tilewise.host import is_here
 
 UNREACHABLE, BROKEN = "no connection", "connection lost"

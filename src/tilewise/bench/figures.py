@@ -11,6 +11,7 @@ import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -203,11 +204,7 @@ def peak_requests(outcomes: Sequence[RequestOutcome]) -> int:
     vLLM counts successes alone, and whole seconds, in which many may come and go.
     """
     changes = [(outcome.start, 1) for outcome in outcomes] + [(outcome.ended, -1) for outcome in outcomes]
-    peak = now = 0
-    for _, change in sorted(changes):
-        now += change
-        peak = max(peak, now)
-    return peak
+    return max(accumulate(change for _, change in sorted(changes)), default=0)
 
 
 def _spreads(answers: Sequence[RequestOutcome], percents: Sequence[float]) -> dict[str, Spread]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
@@ -124,9 +125,9 @@ def _literal(part: PromptPart, special: re.Pattern[str]) -> Text:
 
 def _token_rows(example: Example, tokens_per_tile: int) -> Iterator[tuple[str, str]]:
     """Yield a row and a note for each kind of part of each turn; the role stands in the first row of a turn."""
-    totals: dict[tuple[int, str], int] = {}
+    totals: Counter[tuple[int, str]] = Counter()
     for part in example.parts:
-        totals[part.turn, part.kind] = totals.get((part.turn, part.kind), 0) + part.tokens
+        totals[part.turn, part.kind] += part.tokens
     roles = {part.turn: part.role for part in example.parts}
     shown: set[int] = set()
     for (turn, kind), tokens in totals.items():

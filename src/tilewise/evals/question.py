@@ -92,8 +92,8 @@ def _is_conversation(prompt: Prompt) -> TypeGuard[tuple[Message, ...]]:
 
 
 def _keep_in_text(text: str, count: int) -> str:
-    head, *tail = text.split(IMAGE_MARKER)
-    return head + "".join((IMAGE_MARKER if place < count else "") + part for place, part in enumerate(tail))
+    parts = text.split(IMAGE_MARKER)
+    return IMAGE_MARKER.join(parts[: count + 1]) + "".join(parts[count + 1 :])
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,10 +88,8 @@ def repeats(ids: TokenIds) -> bool:
 
 def _runs(ids: TokenIds, period: int) -> int:
     """Return the tokens of the longest stretch in which every token is the one `period` before it."""
-    longest = run = 0
-    for earlier, later in zip(ids, ids[period:], strict=False):
-        run = run + 1 if earlier == later else 0
-        longest = max(longest, run)
+    equal = groupby(earlier == later for earlier, later in zip(ids, ids[period:], strict=False))
+    longest = max((len(list(pairs)) for same, pairs in equal if same), default=0)
     # `longest` pairs of equal tokens, `period` apart, span so many tokens and `period` more.
     return longest + period if longest else 0
 
