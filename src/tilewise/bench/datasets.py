@@ -6,14 +6,14 @@ import itertools
 import json
 import mimetypes
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tilewise.bench import DATASETS, check_at_least
-from tilewise.bench.random_requests import Lengths, MediaShape, RandomText, Repetition, repeated, with_media
+from tilewise.bench.dataset_options import DatasetChoice, RandomOptions
+from tilewise.bench.random_requests import RandomText, with_media
 from tilewise.bench.requests import Media, MediaKind, SampleRequest
 from tilewise.bench.tokenizer import BenchTokenizer
 from tilewise.errors import InvalidConfig, InvalidMedia, InvalidRequest, did_you_mean
@@ -154,51 +154,34 @@ def _media(name: str, folder: Path, kind: MediaKind, where: str) -> Media:
 
 @dataclass(frozen=True)
 class DatasetSource:
-    name: str = "random"
-    path: Path | None = None
-    count: int = 1000
-    seed: int = 0
-    output: int | None = None
-    """Tokens of each answer to a file's requests; None = as the file says."""
-    shuffle: bool = True
-    oversample: bool = True
-    """True if a file of fewer requests than `count` is gone through again."""
-    lengths: Lengths = field(default_factory=Lengths)
-    media: MediaShape = field(default_factory=MediaShape)
-    repetition: Repetition = field(default_factory=Repetition)
-
-    def __post_init__(self) -> None:
-        check_at_least(1, num_prompts=self.count)
-        if (self.path is None) == DATASETS[self.name].reads_file:
-            files = tuple(name for name, dataset in DATASETS.items() if dataset.reads_file)
-            raise InvalidConfig(
-                f"--dataset-name {self.name} reads a file: name it with --dataset-path."
-                if self.path is None
-                else f"--dataset-name {self.name} reads no file: leave out --dataset-path, or choose {files}."
-            )
+    drawn: RandomOptions
+    choice: DatasetChoice
 
     def requests(self, tokenizer: BenchTokenizer | None) -> list[SampleRequest]:
         """Make the requests. Raises InvalidConfig, or InvalidData with the line of a file that is wrong."""
-        if self.path is not None:
-            return self._chosen(list(self._read(self.path, tokenizer)))
+        drawn, name, path = self.drawn, self.choice.dataset_name, self.choice.dataset_path
+        if path is not None:
+            return self._chosen(list(self._read(path, tokenizer)))
         if tokenizer is None:
-            raise InvalidConfig(f"--dataset-name {self.name} needs a tokenizer: leave out --skip-tokenizer-init.")
-        text = RandomText(tokenizer, self.seed)
-        if self.name == "prefix_repetition":
-            return list(repeated(text, self.count, self.repetition))
-        made = list(text.requests(self.count, self.lengths))
-        return list(with_media(made, self.media, text.generator)) if self.name == "random-mm" else made
+            raise InvalidConfig(f"--dataset-name {name} needs a tokenizer: leave out --skip-tokenizer-init.")
+        text = RandomText(tokenizer, drawn.seed)
+        if name == "prefix_repetition":
+            return list(text.repeated(drawn, self.choice))
+        made = text.requests(drawn)
+        return list(with_media(list(made), drawn, text.generator) if name == "random-mm" else made)
 
     def _read(self, path: Path, tokenizer: BenchTokenizer | None) -> Iterator[SampleRequest]:
-        if self.name == "sharegpt":
-            return sharegpt(path, tokenizer, self.output)
-        return custom(path, tokenizer, self.output, media=self.name == "custom_mm")
+        name, wanted = self.choice.dataset_name, self.drawn.output_len
+        wanted = self.choice.file_output_len if wanted is None else wanted
+        if name == "sharegpt":
+            return sharegpt(path, tokenizer, wanted)
+        return custom(path, tokenizer, wanted, media=name == "custom_mm")
 
     def _chosen(self, found: list[SampleRequest]) -> list[SampleRequest]:
         if not found:
-            raise InvalidData(f"{self.path} has no request that can be sent.")
-        if self.shuffle:
-            found = [found[place] for place in np.random.default_rng(self.seed).permutation(len(found))]
-        if self.oversample:
-            return list(itertools.islice(itertools.cycle(found), self.count))
-        return found[: self.count]
+            raise InvalidData(f"{self.choice.dataset_path} has no request that can be sent.")
+        if not self.choice.disable_shuffle:
+            found = [found[place] for place in np.random.default_rng(self.drawn.seed).permutation(len(found))]
+        if self.choice.no_oversample:
+            return found[: self.drawn.num_prompts]
+        return list(itertools.islice(itertools.cycle(found), self.drawn.num_prompts))

@@ -95,7 +95,7 @@ def prepared(bench: ServeBench, say: Say) -> Iterator[Prepared]:
         say(f"First model name: {model}")
     if "temperature" not in bench.asking.extra:
         say("The temperature is the server's own; --temperature 0 asks for the likeliest tokens.")
-    ignore = bench.asking.ignore_eos or DATASETS[bench.source.name].ignores_end
+    ignore = bench.asking.ignore_eos or DATASETS[bench.source.choice.dataset_name].ignores_end
     asking = replace(bench.asking, model=model, ignore_eos=ignore)
     if not bench.counts_tokens:
         yield Prepared(asking, None)
@@ -121,8 +121,8 @@ def first_model(target: Target) -> str:
 def run_one(bench: ServeBench, ready: Prepared, number: int, say: Say) -> Figures:
     """Run one of the loads, with prompts of its own: those of the last run are in the server's caches."""
     load = bench.loads[number]
-    source = replace(bench.source, seed=bench.source.seed + number)
-    requests = source.requests(ready.tokenizer)
+    drawn = replace(bench.source.drawn, seed=bench.source.drawn.seed + number)
+    requests = replace(bench.source, drawn=drawn).requests(ready.tokenizer)
     for line in load_lines(load, len(requests)):
         say(line)
     ran, server = asyncio.run(_send(bench, ready, requests, load))

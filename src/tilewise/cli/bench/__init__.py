@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tilewise.bench import known
+from tilewise.bench.dataset_options import DatasetChoice, RandomOptions
 from tilewise.bench.options import EncodeOptions, LatencyOptions, StartupOptions, write_result
-from tilewise.cli.bench.datasets import DatasetChoice, RandomOptions
-from tilewise.cli.bench.refused import ENGINES, OF_ENGINE, OF_THROUGHPUT, known
+from tilewise.cli.bench.refused import ENGINES, OF_ENGINE, OF_THROUGHPUT
 from tilewise.cli.bench.serve import SERVE
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.settings import engine_flags, engine_options
@@ -46,12 +47,13 @@ class ThroughputOptions:
 
 
 def bench_throughput(line: CommandLine) -> int:
+    from tilewise.bench.datasets import DatasetSource
     from tilewise.bench.engine import ThroughputBench, run_throughput
 
     OF_THROUGHPUT.take_from(line)
     options, results = line.take(ThroughputOptions), line.take(ResultOptions)
     bench = ThroughputBench(
-        source=line.take(RandomOptions).source(line.take(DatasetChoice)),
+        source=DatasetSource(line.take(RandomOptions), line.take(DatasetChoice)),
         n=options.n,
         chat=options.backend == "vllm-chat",
     )
@@ -81,12 +83,13 @@ class ProcessorOptions(RandomOptions):
 
 
 def bench_processor(line: CommandLine) -> int:
+    from tilewise.bench.datasets import DatasetSource
     from tilewise.bench.figures import read_percents
     from tilewise.bench.processor import ProcessorBench, run_processor
 
     options, results = line.take(ProcessorOptions), line.take(ResultOptions)
     bench = ProcessorBench(
-        source=options.source(),
+        source=DatasetSource(options, DatasetChoice(dataset_name="random-mm")),
         warmups=options.num_warmups,
         percents=read_percents(options.metric_percentiles),
     )

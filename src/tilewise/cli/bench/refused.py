@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tilewise.bench.dataset_options import NOT_DOWNLOADED
 from tilewise.cli.flags.flag import BadUsage, Flag
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.ignored import LOG
@@ -48,7 +48,6 @@ class RefusedFlags:
 
 _NO_ADAPTERS = "there are no LoRA adapters"
 _NO_PROFILER = "the server has no profiler that a request could start"
-_NOT_DOWNLOADED = "data sets are not downloaded: save one as JSON lines, for --dataset-name custom or custom_mm"
 _TRACES = "it belongs to the data set timed_trace, which is not there"
 _FETCHED = (
     *("hf-subset", "hf-split", "hf-name", "hf-output-len", "blazedit-min-distance", "blazedit-max-distance"),
@@ -57,7 +56,7 @@ _FETCHED = (
 )
 _TRACED = ("chunk-hash-size", "label-hash-ids", "label-input-length", "label-output-length", "label-timestamp")
 _OTHER_DATA = {
-    **dict.fromkeys(_FETCHED, _NOT_DOWNLOADED),
+    **dict.fromkeys(_FETCHED, NOT_DOWNLOADED),
     **dict.fromkeys((f"timed-trace-{name}" for name in (*_TRACED, "sec-multiplier")), _TRACES),
     **dict.fromkeys(("asr-min-audio-len-sec", "asr-max-audio-len-sec"), "InternVL hears nothing"),
     "no-reranker": "InternVL does not rank",
@@ -116,8 +115,6 @@ OF_THROUGHPUT = RefusedFlags(
         **_CLIENT_SIDE,
     },
 )
-_FAR = ("hf", "sonnet", "burstgpt", "spec_bench", "speed_bench", "custom_audio", "timed_trace")
-DATA_SETS = {**dict.fromkeys(_FAR, _NOT_DOWNLOADED), "random-rerank": "InternVL does not rank"}
 _OTHER_TASKS = ("openai-audio", "openai-embeddings", "openai-embeddings-chat", "vllm-pooling", "vllm-rerank")
 _OTHER_APIS = (
     "tgi",
@@ -134,16 +131,3 @@ BACKENDS = {
     **dict.fromkeys(_OTHER_APIS, "OpenAI's completions and chats are spoken: openai, vllm or openai-chat"),
 }
 ENGINES = dict.fromkeys(("hf", "mii"), _OTHER)
-
-
-def known(names: Sequence[str], refused: Mapping[str, str]) -> Callable[[str], str]:
-    """Return a reader of one of `names`, which says of those that only vLLM has why they are refused."""
-
-    def read(text: str) -> str:
-        if text in refused:
-            raise ValueError(f"{text!r} is refused: {refused[text]}")
-        if text not in names:
-            raise ValueError(f"{text!r} is none of {', '.join(names)}")
-        return text
-
-    return read

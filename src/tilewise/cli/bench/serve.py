@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from tilewise.bench import known
+from tilewise.bench.dataset_options import DatasetChoice, RandomOptions
 from tilewise.bench.options import SavingOptions, read_pairs
 from tilewise.bench.requests import DIALECTS, CommonFields
-from tilewise.cli.bench.datasets import DatasetChoice, RandomOptions
-from tilewise.cli.bench.refused import BACKENDS, OF_SERVE, known
+from tilewise.cli.bench.refused import BACKENDS, OF_SERVE
 from tilewise.cli.flags.flag import read_number
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.verb import Verb
@@ -144,6 +145,7 @@ class RequestOptions:
 
 def run(line: CommandLine) -> int:
     # Not above: numpy and an HTTP client take longer to load than other verbs to run.
+    from tilewise.bench.datasets import DatasetSource
     from tilewise.bench.figures import Goals, read_percents
     from tilewise.bench.results import read_metrics
     from tilewise.bench.serve import ServeBench, run_serve
@@ -156,7 +158,7 @@ def run(line: CommandLine) -> int:
     bench = ServeBench(
         backend=server.backend,
         target=server.target(),
-        source=drawn.source(line.take(DatasetChoice)),
+        source=DatasetSource(drawn, line.take(DatasetChoice)),
         loads=load.levels(drawn.seed, asked.request_id_prefix),
         asking=asked.fields(server.served_model_name or server.model or ""),
         folder=server.model,
