@@ -9,21 +9,19 @@ import pytest
 from tilewise.bench.dataset_options import DatasetChoice, RandomOptions
 from tilewise.bench.datasets import DatasetSource
 from tilewise.bench.engine import ThroughputBench, run_encode, run_latency, run_throughput
-from tilewise.bench.options import EncodeOptions, LatencyOptions, StartupOptions
-from tilewise.bench.processor import ProcessorBench, run_processor
+from tilewise.bench.options import EncodeOptions, LatencyOptions, ProcessorOptions, StartupOptions
+from tilewise.bench.processor import run_processor
 from tilewise.bench.startup import FailedStart, empty_folders, run_startup
 from tilewise.errors import InvalidConfig
 
 ENGINE = {"model": "demo", "max_model_len": 1024}
 ONE_OF_EACH = StartupOptions(num_iters_cold=1, num_iters_warmup=0, num_iters_warm=1)
+SMALL = "{(200, 200, 1): 1}"
 
 
 def source_of(count: int, input_len: int, output_len: int, name: str = "random") -> DatasetSource:
     """Return small random requests; those of random-mm have a picture of 200 pixels a side."""
-    buckets = "{(200, 200, 1): 1}"
-    drawn = RandomOptions(
-        num_prompts=count, input_len=input_len, output_len=output_len, random_mm_bucket_config=buckets
-    )
+    drawn = RandomOptions(num_prompts=count, input_len=input_len, output_len=output_len, random_mm_bucket_config=SMALL)
     return DatasetSource(drawn, DatasetChoice(dataset_name=name))
 
 
@@ -82,7 +80,10 @@ def test_encode():
 
 
 def test_the_stages_of_a_processor_add_up():
-    found, text = said(run_processor, ProcessorBench(source_of(2, 10, 2, "random-mm"), percents=(50.0,)))
+    options = ProcessorOptions(
+        num_prompts=2, input_len=10, output_len=2, random_mm_bucket_config=SMALL, metric_percentiles="50"
+    )
+    found, text = said(run_processor, options)
     assert found["num_requests"] == 2
     assert found["total_prompt_tokens"] > 16 * found["total_tiles"]
     parts = [found[f"{name}_ms"]["mean"] for name in ("decode", "hash", "tiling", "prompt")]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tilewise.bench import check_at_least
+from tilewise.bench.dataset_options import RandomOptions
 from tilewise.errors import InvalidConfig, TilewiseError
 from tilewise.option import option
 
@@ -44,6 +45,17 @@ class StartupOptions:
     def __post_init__(self) -> None:
         check_at_least(1, num_iters_cold=self.num_iters_cold, num_iters_warm=self.num_iters_warm)
         check_at_least(0, num_iters_warmup=self.num_iters_warmup)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessorOptions(RandomOptions):
+    num_prompts: int = option(10, "requests", "data set")
+    num_warmups: int = option(1, "requests before", "data set")
+    metric_percentiles: str = option("99", "such as 50,90,99", "result", metavar="LIST")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(0, num_warmups=self.num_warmups)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from tilewise.bench import known
 from tilewise.bench.dataset_options import DatasetChoice, RandomOptions
-from tilewise.bench.options import EncodeOptions, LatencyOptions, StartupOptions, write_result
+from tilewise.bench.options import EncodeOptions, LatencyOptions, ProcessorOptions, StartupOptions, write_result
 from tilewise.cli.bench.refused import ENGINES, OF_ENGINE, OF_THROUGHPUT
 from tilewise.cli.bench.serve import SERVE
 from tilewise.cli.flags.parse import CommandLine
@@ -52,11 +52,8 @@ def bench_throughput(line: CommandLine) -> int:
 
     OF_THROUGHPUT.take_from(line)
     options, results = line.take(ThroughputOptions), line.take(ResultOptions)
-    bench = ThroughputBench(
-        source=DatasetSource(line.take(RandomOptions), line.take(DatasetChoice)),
-        n=options.n,
-        chat=options.backend == "vllm-chat",
-    )
+    source = DatasetSource(line.take(RandomOptions), line.take(DatasetChoice))
+    bench = ThroughputBench(source, options.n, chat=options.backend == "vllm-chat")
     return results.keep(run_throughput(bench, engine_options(line), progress=results.progress))
 
 
@@ -75,25 +72,11 @@ def bench_startup(line: CommandLine) -> int:
     return results.keep(run_startup(options, engine_options(line), progress=results.progress))
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProcessorOptions(RandomOptions):
-    num_prompts: int = option(10, "requests", "data set")
-    num_warmups: int = option(1, "requests before", "data set")
-    metric_percentiles: str = option("99", "such as 50,90,99", "result", metavar="LIST")
-
-
 def bench_processor(line: CommandLine) -> int:
-    from tilewise.bench.datasets import DatasetSource
-    from tilewise.bench.figures import read_percents
-    from tilewise.bench.processor import ProcessorBench, run_processor
+    from tilewise.bench.processor import run_processor
 
     options, results = line.take(ProcessorOptions), line.take(ResultOptions)
-    bench = ProcessorBench(
-        source=DatasetSource(options, DatasetChoice(dataset_name="random-mm")),
-        warmups=options.num_warmups,
-        percents=read_percents(options.metric_percentiles),
-    )
-    return results.keep(run_processor(bench, engine_options(line), progress=results.progress))
+    return results.keep(run_processor(options, engine_options(line), progress=results.progress))
 
 
 def bench_encode(line: CommandLine) -> int:
