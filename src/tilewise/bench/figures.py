@@ -143,7 +143,7 @@ class Figures:
     """Number of failures of each kind, the commonest first."""
     total_image_tokens: int | None = None
     total_tiles: int | None = None
-    server: ServerMetrics | None = None
+    server: ServerMetrics = ServerMetrics()
 
     @classmethod
     def of(
@@ -152,7 +152,7 @@ class Figures:
         duration: float,
         percents: Sequence[float],
         goals: Goals | None = None,
-        server: ServerMetrics | None = None,
+        server: ServerMetrics = ServerMetrics(),
     ) -> Figures:
         """Work out the figures of all requests of a run, whose tokens are known (`with_counts`)."""
         answers = [outcome for outcome in outcomes if outcome.failure is None]
@@ -185,7 +185,7 @@ class Figures:
         times = {
             f"{what}_{name}_ms": value for name, spread in spreads.items() for what, value in spread.as_json().items()
         }
-        return {**found, "rtfx": 0.0, "failures": failures, **times, **(server.as_json() if server else {})}
+        return {**found, "rtfx": 0.0, "failures": failures, **times, **server.as_json()}
 
 
 def peak_tokens(answers: Sequence[RequestOutcome]) -> float:

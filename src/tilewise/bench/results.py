@@ -91,7 +91,7 @@ def _pictures(figures: Figures) -> Iterator[str]:
     yield row("Total input vision tokens:", figures.total_image_tokens)
     if figures.total_tiles is not None:
         yield row("Total tiles:", figures.total_tiles)
-    server = figures.server or ServerMetrics()
+    server = figures.server
     if server.tiles_encoded is not None:
         yield row("Tiles encoded:", server.tiles_encoded)
     if server.mean_preprocess_ms is not None:
@@ -112,8 +112,8 @@ def _spread(figures: Figures, name: str) -> Iterator[str]:
         yield row("Mean time to first chunk (ms):", figures.spreads["first_chunk"].mean)
 
 
-def _guesses(server: ServerMetrics | None) -> Iterator[str]:
-    if server is None or not server.drafts:
+def _guesses(server: ServerMetrics) -> Iterator[str]:
+    if not server.drafts:
         return
     yield heading("Speculative Decoding")
     yield row("Acceptance rate (%):", server.acceptance_rate)
