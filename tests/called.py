@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from subprocess import CompletedProcess
 from unittest.mock import patch
 
 from tilewise.cli import main
+from tilewise.cli.flags.parse import CommandLine
+from tilewise.cli.flags.settings import Settings, make_settings, serve_flags, values_of_line
 
 
 def called(*words: object, **environment: str) -> CompletedProcess[str]:
@@ -26,3 +29,8 @@ def called(*words: object, **environment: str) -> CompletedProcess[str]:
     assert isinstance(code, int)
     printed, said = (stream.buffer.getvalue().decode() for stream in (out, errors))  # type: ignore[attr-defined]
     return CompletedProcess(words, code, printed, said)
+
+
+def read_settings(words: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Return the settings that `tilewise serve WORDS` makes of its line, its --config and an environment."""
+    return make_settings(values_of_line(CommandLine.read(words, serve_flags())), environment)

@@ -12,10 +12,9 @@ from urllib.parse import urlsplit
 import httpx
 
 from tilewise.errors import InvalidConfig, TilewiseError
-from tilewise.host import DEFAULT_URL
+from tilewise.host import DEFAULT_URL, is_here
 from tilewise.sse import read_events
 
-_LOCAL = ("localhost", "127.0.0.1", "::1")
 _CONNECT = 5.0  # seconds; an answer itself may take as long as it likes
 _LONGEST = 800  # characters of an error that are shown
 
@@ -41,14 +40,12 @@ class ChatServer:
 
     def __init__(self, url: str, key: str | None, patience: float | None = None) -> None:
         """Know a server by its URL. With `patience`, it is not waited for longer than that, in seconds."""
-        host = urlsplit(url).hostname
-        if urlsplit(url).scheme not in ("http", "https") or not host:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InvalidConfig(f"--url must be an http(s) URL, such as {DEFAULT_URL}, got {url!r}.")
         self.url = url.rstrip("/")
         self._client = httpx.Client(
-            headers=key_headers(key),
-            timeout=httpx.Timeout(patience, connect=_CONNECT),
-            trust_env=host not in _LOCAL,  # a proxy does not know this machine
+            headers=key_headers(key), timeout=httpx.Timeout(patience, connect=_CONNECT), trust_env=not is_here(url)
         )
 
     def __enter__(self) -> ChatServer:

@@ -319,28 +319,32 @@ class EngineConfig:
         folder = self.encoder_cache_dir
         if folder is not None and (not folder or Path(folder).expanduser().is_file()):
             raise InvalidConfig(f"encoder_cache_dir must name a folder, which need not exist yet, got {folder!r}.")
-        self._check_vision_workers()
-        if self.speculative_config is not None:
-            wanted = SpeculativeConfig.of(self.speculative_config)
-            if wanted.model is not None and self.pipeline_parallel_size > 1:
-                raise InvalidConfig(
-                    f"speculative_config: a draft model is not run in a pipeline of {self.pipeline_parallel_size} "
-                    "stages: take the method ngram, or tensor_parallel_size in place of pipeline_parallel_size."
-                )
-        self._check_backend()
-        self._check_media()
-
-    def _check_vision_workers(self) -> None:
-        """Raise InvalidConfig for options that vision workers do not work with."""
         if self.vision_workers and self.layout.ranks > 1:
             raise InvalidConfig(
                 f"vision_workers={self.vision_workers} is not possible with {self.layout.ranks} ranks, which encode "
                 "tiles themselves: leave it out, or use one rank."
             )
-        if self.vision_workers and self.speculation is not None and self.speculation.model is not None:
+        if self.speculation is not None and self.speculation.model is not None:
+            self._check_draft(self.speculation.model)
+        self._check_backend()
+        self._check_media()
+
+    def _check_draft(self, model: str) -> None:
+        """Raise InvalidConfig for options that do not work with a draft model."""
+        if self.vision_workers:
             raise InvalidConfig(
                 f"vision_workers={self.vision_workers} is not possible with a draft model, which encodes tiles of its "
                 "own beside the model's: leave it out, or use the method ngram."
+            )
+        if self.pipeline_parallel_size > 1:
+            raise InvalidConfig(
+                f"speculative_config: a draft model is not run in a pipeline of {self.pipeline_parallel_size} "
+                "stages: take the method ngram, or tensor_parallel_size in place of pipeline_parallel_size."
+            )
+        if self.enable_mm_embeds:
+            raise InvalidConfig(
+                f"enable_mm_embeds is not possible with a draft model, which encodes pictures by itself ({model}): "
+                'guess by {"method": "ngram", ...}, or send pictures.'
             )
 
     def for_whole_answers(self) -> EngineConfig:
@@ -394,11 +398,6 @@ class EngineConfig:
             raise InvalidConfig(f"nnodes={self.nnodes} is more than the {size} ranks there are: lower it.")
 
     def _check_media(self) -> None:
-        if self.enable_mm_embeds and self.speculation is not None and self.speculation.model is not None:
-            raise InvalidConfig(
-                "enable_mm_embeds is not possible with a draft model, which encodes pictures by itself "
-                f'({self.speculation.model}): guess by {{"method": "ngram", ...}}, or send pictures.'
-            )
         aspect = self.max_image_aspect_ratio
         if aspect is not None and not (isinstance(aspect, (int, float)) and aspect >= 1):
             raise InvalidConfig(f"max_image_aspect_ratio must be at least 1 (only squares), got {aspect!r}.")

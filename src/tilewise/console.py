@@ -42,10 +42,8 @@ class EngineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         where = f"[{record.filename}:{record.lineno}]" if hasattr(record, "filename") else ""
-        return _prefixed(f"{self._start(record)} {where} ", self._text(record))
-
-    def _start(self, record: logging.LogRecord) -> str:
-        return f"({self._process} pid={os.getpid()}) {record.levelname} {self.formatTime(record, self.datefmt)}"
+        start = f"({self._process} pid={os.getpid()}) {record.levelname} {self.formatTime(record, self.datefmt)}"
+        return _prefixed(f"{start} {where} ", self._text(record))
 
     def _text(self, record: logging.LogRecord) -> str:
         text = record.getMessage()

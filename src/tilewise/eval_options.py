@@ -1,4 +1,4 @@
-"""Options of an evaluation, what is asked and what is kept, under lm_eval's names. Nothing of it is loaded here."""
+"""Options of evaluations: what is asked and what is kept, under lm_eval's names. Nothing heavy is loaded here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tilewise.errors import InvalidConfig
-from tilewise.option import option, read_object
+from tilewise.option import option, read_object, word
 
 
 def task_names(text: str) -> tuple[str, ...]:
@@ -23,6 +23,12 @@ def batch_size(text: str) -> int | str:
         return int(text)
     except ValueError:
         raise ValueError(f"{text!r} is neither auto nor a number") from None
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{text!r} is no whole number above 0")
+    return int(text)
 
 
 def keywords(text: str) -> dict[str, Any]:
@@ -92,3 +98,35 @@ class EvalOptions:
     def store(self) -> Path | None:
         """Folder in which answers are kept as they come; None = they are not kept."""
         return self.resume_dir or self.output_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpotOptions:
+    GROUP: ClassVar = "spot"
+    image: tuple[str, ...] = option((), "a picture; one or two of them", repeated=True, metavar="FILE")
+    max_tokens: int = option(256, "longest answer")
+    json: Path | None = option(None, "write questions, answers and verdicts", metavar="FILE")
+    log: Path | None = option(None, "write them as text, a line each as they come", metavar="FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    GROUP: ClassVar = "comparison"
+    first: str = word("a result, or an engine if --tasks is given", "A")
+    second: str = word("the other one", "B")
+    tasks: tuple[str, ...] = option((), "run both engines on these first", read=task_names, metavar="T[,T]")
+    output_path: Path | None = option(None, "folder for both runs, as DIR/a and DIR/b", metavar="DIR")
+    json: Path | None = option(None, "write the comparison", metavar="FILE")
+    plot: Path | None = option(None, "draw it (needs tilewise[plot])", metavar="FILE.png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivergenceOptions:
+    GROUP: ClassVar = "divergence"
+    first: str = word("the engine that answers, such as the model in bfloat16", "A")
+    second: str = word("the other one, such as a quantised file of it", "B")
+    prompts: Path | None = option(None, 'lines of {"prompt": TEXT, "images": [FILE, ...]}', metavar="FILE")
+    max_tokens: int = option(32, "longest answer", read=positive)
+    top: int = option(128, "likeliest tokens compared", read=positive)
+    json: Path | None = option(None, "write the figures of every prompt", metavar="FILE")
+    plot: Path | None = option(None, "draw them (needs tilewise[plot])", metavar="FILE.png")

@@ -13,12 +13,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
 """Address at which a server on this machine is asked, unless another is named."""
+
+
+def is_here(url: str) -> bool:
+    """Return whether a URL names this machine, which a proxy does not know."""
+    return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
 
 
 def control_groups(root: Path, controller: str) -> Iterator[Path]:

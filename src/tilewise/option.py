@@ -12,6 +12,7 @@ import json
 import math
 import types
 from collections.abc import Callable
+from functools import cache
 from numbers import Integral, Real
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -53,7 +54,7 @@ def word(help: str, metavar: str, default: Any = dataclasses.MISSING) -> Any:
 
 def check_types(config: Any) -> None:
     """Give each field of a dataclass the value that its type asks for. Raises InvalidConfig that names the field."""
-    hints = _hints(type(config))
+    hints = _hints_of(config.__class__)
     for field in dataclasses.fields(config):
         value = _read(field.name, getattr(config, field.name), field.metadata.get("read"))
         object.__setattr__(config, field.name, checked_value(field.name, value, hints[field.name]))
@@ -137,13 +138,7 @@ def _word(kind: Any) -> str:
     return _WORDS.get(get_origin(kind) or kind, str(kind))
 
 
-def _hints(kind: type[Any]) -> dict[str, Any]:
-    if kind not in _HINTS:
-        _HINTS[kind] = get_type_hints(kind)
-    return _HINTS[kind]
-
-
-_HINTS: dict[type[Any], dict[str, Any]] = {}
+_hints_of = cache(get_type_hints)
 _WORDS: dict[Any, str] = {
     bool: "True or False",
     int: "a whole number",
@@ -153,6 +148,13 @@ _WORDS: dict[Any, str] = {
     dict: "a dict",
     type(None): "None",
 }
+
+
+def not_none(hint: Any) -> Any:
+    """Return the first type that a hint allows beside None."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return next(part for part in get_args(hint) if part is not type(None))
+    return hint
 
 
 def dashed(argument: str) -> str:
@@ -172,8 +174,7 @@ def argument_of(hint: Any, read: Callable[[str], int] | None) -> dict[str, Any]:
     """Return argparse's keywords for a field's type, or for a number that `read` makes of a text."""
     if read is not None:
         return {"type": _typed(read), "metavar": "N"}
-    if get_origin(hint) in (Union, types.UnionType):
-        hint = next(part for part in get_args(hint) if part is not type(None))
+    hint = not_none(hint)
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}
     if get_origin(hint) is Literal:

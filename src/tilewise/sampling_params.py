@@ -179,20 +179,12 @@ class SamplingParams:
     `min_tokens` say; one that `max_tokens` cuts short is not whole."""
 
     def __init__(self, n: int = 1, **options: Any) -> None:
-        ignored = Ignored()
-        fields = dataclasses.fields(self)
         options = _renamed({"n": n, **options})
         if to_python(options.get("best_of")) == options["n"]:
             del options["best_of"]
-        for name in [name for name in options if name in FOREIGN]:
-            FOREIGN[name].take(name, options.pop(name), ignored)
-        for name in options:
-            if name not in self.__dataclass_fields__:
-                raise UnknownOption.named(name, [field.name for field in fields], "SamplingParams")
-        for field in fields:
-            setattr(self, field.name, options.get(field.name, field.default))
+        for name, value in ({field.name: field.default for field in dataclasses.fields(self)} | options).items():
+            setattr(self, name, value)
         self._check_together()
-        LOG.take(ignored.reasons, "SamplingParams")
 
     def __setattr__(self, name: str, value: Any) -> None:
         name = _ALIASES.get(name, name)

@@ -6,7 +6,6 @@ from another that got its number.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -14,11 +13,11 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tilewise.environment import Environment
 from tilewise.errors import TilewiseError, did_you_mean
@@ -69,7 +68,7 @@ def end_process(pid: int, birth: str, patience: float, tell: Callable[[str], Non
 
 
 def _send(kill: Callable[[int, int], None], pid: int, what: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it ended by itself just now
+    with suppress(ProcessLookupError):  # it ended by itself just now
         kill(pid, what)
 
 
@@ -134,13 +133,11 @@ class ServiceFolder:
             )
         return self.path / f"{name}.{kind}"
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the lock of the folder: one process at a time starts services or forgets them."""
+    def locked(self) -> AbstractContextManager[Any]:
+        """Return the lock of the folder: one process at a time starts services or forgets them."""
         from filelock import FileLock  # not above: every verb of the command line imports this module
 
-        with FileLock(self.path / "lock"):
-            yield
+        return FileLock(self.path / "lock")
 
     def all(self) -> list[BackgroundService]:
         return [self._read(path) for path in sorted(self.path.glob("*.json"))]

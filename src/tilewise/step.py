@@ -156,7 +156,7 @@ class StepResult:
     encoded: tuple[EncodedTile, ...]
     prompt_scores: PromptScores = field(default_factory=dict)
     seconds: StepSeconds | None = None
-    """Where a step computes its tokens and its tiles one after the other: how long these took."""
+    """Times of a step that computes its tokens and its tiles one after the other; None = of any other step."""
     not_finite: dict[int, str] = field(default_factory=dict)
     """Slots whose numbers are NaN or infinite, if these are checked, with the name of the tensor. Their tokens are
     those before."""

@@ -96,7 +96,7 @@ def test_a_connection_that_breaks_off_is_no_answer():
 def test_a_conversation_has_its_media_behind_the_text():
     request = SampleRequest("What?", 1, 8, (Media.of("image", b"abc", "image/png"),))
     with scripted(ROLE, END) as server:
-        one(server, request=request, ignore_eos=True, logprobs=2, extra=(("top_k", 3),))
+        one(server, request=request, ignore_eos=True, logprobs=2, extra={"top_k": 3})
         body, headers = server.bodies[0], server.headers[0]
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,YWJj"}}
     assert body == {

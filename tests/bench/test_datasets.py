@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tilewise.bench.dataset_options import DatasetChoice, RandomOptions
 from tilewise.bench.datasets import DatasetSource, InvalidData
 from tilewise.bench.requests import Media, SampleRequest
 from tilewise.bench.tokenizer import BenchTokenizer, LocalTokenizer
@@ -27,10 +28,13 @@ def written(folder: Path, *lines: object) -> Path:
     return path
 
 
-def requests(path: Path, name: str = "custom", tokenizer: BenchTokenizer | None = None, **more) -> list[SampleRequest]:
-    return DatasetSource(name, path, **{"count": 100, "oversample": False, "shuffle": False, **more}).requests(
-        tokenizer
-    )
+def requests(
+    path: Path, name: str = "custom", tokenizer: BenchTokenizer | None = None, count: int = 100, **more
+) -> list[SampleRequest]:
+    output_len = more.pop("output_len", None)
+    as_it_is = {"no_oversample": True, "disable_shuffle": True, "custom_output_len": -1, **more}
+    choice = DatasetChoice(dataset_name=name, dataset_path=path, **as_it_is)
+    return DatasetSource(RandomOptions(num_prompts=count, output_len=output_len), choice).requests(tokenizer)
 
 
 def test_a_line_is_a_request(tmp_path, tokenizer):
@@ -38,7 +42,7 @@ def test_a_line_is_a_request(tmp_path, tokenizer):
     found = requests(path, tokenizer=tokenizer)
     assert [(request.prompt, request.output_tokens) for request in found] == [("a\u2028bird", 7), ("b", None)]
     assert found[1].prompt_tokens == len(tokenizer.encode("b"))
-    assert {request.output_tokens for request in requests(path, output=3)} == {3}
+    assert {request.output_tokens for request in requests(path, custom_output_len=3)} == {3}
 
 
 def test_messages_are_sent_as_they_are(tmp_path):
@@ -60,10 +64,10 @@ def test_pictures_are_read_from_the_files_own_folder(tmp_path):
 
 def test_a_short_file_is_gone_through_again_and_a_long_one_is_cut(tmp_path):
     path = written(tmp_path, *({"prompt": str(number)} for number in range(4)))
-    assert [found.prompt for found in requests(path, count=6, oversample=True)] == ["0", "1", "2", "3", "0", "1"]
+    assert [found.prompt for found in requests(path, count=6, no_oversample=False)] == ["0", "1", "2", "3", "0", "1"]
     assert len(requests(path, count=6)) == 4
     assert len(requests(path, count=2)) == 2
-    shuffled = [found.prompt for found in requests(path, shuffle=True)]
+    shuffled = [found.prompt for found in requests(path, disable_shuffle=False)]
     assert sorted(shuffled) == ["0", "1", "2", "3"] != shuffled
 
 
@@ -113,7 +117,7 @@ def test_sharegpt_asks_the_first_question_and_wants_its_answers_length(tmp_path,
     path.write_text(json.dumps(entries))
     (found,) = requests(path, "sharegpt", tokenizer)
     assert (found.prompt, found.output_tokens) == (question, len(tokenizer.encode(answer)))
-    assert [request.output_tokens for request in requests(path, "sharegpt", tokenizer, output=3)] == [3]
+    assert [request.output_tokens for request in requests(path, "sharegpt", tokenizer, output_len=3)] == [3]
 
 
 @pytest.mark.parametrize(

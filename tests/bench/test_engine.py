@@ -6,17 +6,23 @@ from pathlib import Path
 
 import pytest
 
+from tilewise.bench.dataset_options import DatasetChoice, RandomOptions
 from tilewise.bench.datasets import DatasetSource
 from tilewise.bench.engine import ThroughputBench, run_encode, run_latency, run_throughput
-from tilewise.bench.options import EncodeOptions, LatencyOptions, StartupOptions
-from tilewise.bench.processor import ProcessorBench, run_processor
-from tilewise.bench.random_requests import Bucket, Lengths, MediaShape
+from tilewise.bench.options import EncodeOptions, LatencyOptions, ProcessorOptions, StartupOptions
+from tilewise.bench.processor import run_processor
 from tilewise.bench.startup import FailedStart, empty_folders, run_startup
 from tilewise.errors import InvalidConfig
 
 ENGINE = {"model": "demo", "max_model_len": 1024}
 ONE_OF_EACH = StartupOptions(num_iters_cold=1, num_iters_warmup=0, num_iters_warm=1)
-SMALL = MediaShape(buckets=(Bucket(200, 200, 1, 1.0),))
+SMALL = "{(200, 200, 1): 1}"
+
+
+def source_of(count: int, input_len: int, output_len: int, name: str = "random") -> DatasetSource:
+    """Return small random requests; those of random-mm have a picture of 200 pixels a side."""
+    drawn = RandomOptions(num_prompts=count, input_len=input_len, output_len=output_len, random_mm_bucket_config=SMALL)
+    return DatasetSource(drawn, DatasetChoice(dataset_name=name))
 
 
 def said(run, options) -> tuple[dict, str]:
@@ -38,8 +44,7 @@ def test_latency(beams):
 
 
 def test_throughput_counts_the_tokens_of_pictures():
-    source = DatasetSource("random-mm", count=3, lengths=Lengths(10, 4), media=SMALL)
-    found, text = said(run_throughput, ThroughputBench(source))
+    found, text = said(run_throughput, ThroughputBench(source_of(3, 10, 4, "random-mm")))
     assert found["num_requests"] == 3
     assert found["total_num_tiles"] >= 3
     assert found["total_num_image_tokens"] == 16 * found["total_num_tiles"]
@@ -49,7 +54,7 @@ def test_throughput_counts_the_tokens_of_pictures():
 
 
 def test_throughput_of_text_counts_what_was_asked_for():
-    found, text = said(run_throughput, ThroughputBench(DatasetSource(count=4, lengths=Lengths(20, 5)), n=2))
+    found, text = said(run_throughput, ThroughputBench(source_of(4, 20, 5), n=2))
     assert "Total num prompt tokens:  80\nTotal num output tokens:  40" in text
     assert found["total_num_tokens"] == 120
     assert "image" not in text
@@ -59,7 +64,7 @@ def test_answers_that_the_context_cuts_short_are_no_measure():
     with pytest.raises(InvalidConfig, match="--input-len 1000 and --output-len 100 are 1100 tokens"):
         run_latency(LatencyOptions(input_len=1000, output_len=100), ENGINE)
     with pytest.raises(InvalidConfig, match=r"1000 tokens leaves 24 of the 100 asked for: the context holds 1024"):
-        run_throughput(ThroughputBench(DatasetSource(count=1, lengths=Lengths(1000, 100))), ENGINE)
+        run_throughput(ThroughputBench(source_of(1, 1000, 100)), ENGINE)
 
 
 def test_encode():
@@ -75,8 +80,10 @@ def test_encode():
 
 
 def test_the_stages_of_a_processor_add_up():
-    source = DatasetSource("random-mm", count=2, lengths=Lengths(10, 2), media=SMALL)
-    found, text = said(run_processor, ProcessorBench(source, percents=(50.0,)))
+    options = ProcessorOptions(
+        num_prompts=2, input_len=10, output_len=2, random_mm_bucket_config=SMALL, metric_percentiles="50"
+    )
+    found, text = said(run_processor, options)
     assert found["num_requests"] == 2
     assert found["total_prompt_tokens"] > 16 * found["total_tiles"]
     parts = [found[f"{name}_ms"]["mean"] for name in ("decode", "hash", "tiling", "prompt")]

@@ -6,7 +6,7 @@ import pytest
 
 from tilewise.bench.figures import Figures, Goals, peak_requests, peak_tokens, with_counts
 from tilewise.bench.requests import Failure, RequestOutcome, TokenCounts
-from tilewise.bench.server_report import ServerReport
+from tilewise.bench.server_metrics import ServerMetrics
 from tilewise.errors import InvalidConfig
 
 # Sent at 0: a role at 0.1 s, content at 0.2, 0.3 and 0.6 s. Sent at 0.5: one token at 0.4 s.
@@ -125,7 +125,7 @@ vllm:spec_decode_num_accepted_tokens_total 6.0
 
 
 def test_a_servers_metrics_are_what_they_grew_by():
-    found = figures(server=ServerReport.between(BEFORE, AFTER)).as_json()
+    found = figures(server=ServerMetrics.between(BEFORE, AFTER)).as_json()
     assert found["tiles_encoded"] == 3
     assert found["mean_preprocess_ms"] == pytest.approx(250)
     assert found["mean_encode_ms"] is None
@@ -134,5 +134,5 @@ def test_a_servers_metrics_are_what_they_grew_by():
 
 
 def test_a_server_without_metrics_has_none():
-    found = ServerReport.between("", "<html>not here</html>")
-    assert (found.tiles_encoded, found.preprocess, found.drafts) == (None, None, 0)
+    found = ServerMetrics.between("", "<html>not here</html>")
+    assert (found.tiles_encoded, found.mean_preprocess_ms, found.drafts) == (None, None, 0)

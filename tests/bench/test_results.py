@@ -12,19 +12,16 @@ import pytest
 from tests.bench.test_figures import AFTER, ALL, BEFORE, figures
 from tilewise.bench.figures import Goals, with_counts
 from tilewise.bench.load import Arrivals, LoadLevel, Ramp
+from tilewise.bench.options import NotSaved, SavingOptions, read_pairs, write_result
 from tilewise.bench.results import (
-    NotSaved,
     RunFacts,
-    Saving,
     details,
     failure_lines,
     read_metrics,
-    read_pairs,
     result_json,
     table,
-    write_json,
 )
-from tilewise.bench.server_report import ServerReport
+from tilewise.bench.server_metrics import ServerMetrics
 from tilewise.errors import InvalidConfig
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
@@ -33,14 +30,14 @@ NOW = datetime(2026, 1, 2, 3, 4, 5)
 @pytest.mark.parametrize(
     ("saving", "load", "name"),
     [
-        (Saving(), LoadLevel(), "openai-infqps-m-20260102-030405.json"),
-        (Saving(label="x"), LoadLevel(Arrivals(1.0), 8), "x-1.0qps-concurrency8-m-20260102-030405.json"),
+        (SavingOptions(), LoadLevel(), "openai-infqps-m-20260102-030405.json"),
+        (SavingOptions(label="x"), LoadLevel(Arrivals(1.0), 8), "x-1.0qps-concurrency8-m-20260102-030405.json"),
         (
-            Saving(),
+            SavingOptions(),
             LoadLevel(Arrivals(ramp=Ramp("linear", 1, 4))),
             "openai-ramp-up-linear-1qps-4qps-m-20260102-030405.json",
         ),
-        (Saving(name="mine.json"), LoadLevel(), "mine.json"),
+        (SavingOptions(result_filename="mine.json"), LoadLevel(), "mine.json"),
     ],
 )
 def test_names_are_vllms(saving, load, name):
@@ -53,16 +50,18 @@ def facts(load: LoadLevel) -> RunFacts:
 
 def test_a_name_that_several_runs_share_gets_the_load_of_each():
     loads = [LoadLevel(Arrivals(1.0)), LoadLevel(Arrivals(2.0), 8), LoadLevel()]
-    saving = Saving(folder=Path("out"), name="mine.json")
+    saving = SavingOptions(result_dir=Path("out"), result_filename="mine.json")
     names = [saving.path(facts(load), NOW, runs=3).name for load in loads]
     assert names == ["mine-1.0qps.json", "mine-2.0qps-concurrency8.json", "mine-infqps.json"]
     assert saving.path(facts(loads[0]), NOW, runs=2, repeats=1) == Path("out/mine-1.0qps-2.json")
-    assert Saving(name="mine.json", append=True).path(facts(loads[0]), NOW, runs=3) == Path("mine.json")
+    assert SavingOptions(result_filename="mine.json", append_result=True).path(facts(loads[0]), NOW, runs=3) == Path(
+        "mine.json"
+    )
 
 
 def test_fields_are_vllms():
     about = RunFacts("openai", "org/m", "folder", 3, LoadLevel(Arrivals(2.0), 4))
-    found = result_json(about, Saving(metadata={"tp": "1"}), figures(), NOW)
+    found = result_json(about, SavingOptions(metadata=("tp=1",)), figures(), NOW)
     head = {
         "date": "20260102-030405",
         "endpoint_type": "openai",
@@ -79,7 +78,9 @@ def test_fields_are_vllms():
     assert {name: found[name] for name in head} == head
     for metric in ("ttft", "tpot", "itl", "e2el", "first_chunk"):
         assert {f"{what}_{metric}_ms" for what in ("mean", "median", "std", "p50", "p99")} <= found.keys()
-    everything = result_json(RunFacts("openai", "m", None, 3, LoadLevel(Arrivals(math.inf))), Saving(), figures(), NOW)
+    everything = result_json(
+        RunFacts("openai", "m", None, 3, LoadLevel(Arrivals(math.inf))), SavingOptions(), figures(), NOW
+    )
     assert json.loads(json.dumps(everything))["request_rate"] == "inf"
 
 
@@ -95,15 +96,15 @@ def test_details_are_in_the_order_of_the_requests():
 def test_appending_adds_a_line_and_saving_begins_anew(tmp_path):
     path = tmp_path / "new" / "all.json"
     for number in range(2):
-        Saving(append=True).write({"run": number}, path)
+        write_result({"run": number}, path, append=True)
     assert [json.loads(line) for line in path.read_text().splitlines()] == [{"run": 0}, {"run": 1}]
-    Saving().write({"run": 2}, path)
+    write_result({"run": 2}, path)
     assert json.loads(path.read_text()) == {"run": 2}
 
 
 def test_a_full_disk_is_named():
     with pytest.raises(NotSaved, match=r"could not be saved in /dev/full: No space left on device\. Name another"):
-        write_json(Path("/dev/full"), {"run": 0})
+        write_result({"run": 0}, Path("/dev/full"))
 
 
 def test_metadata_that_is_no_pair_is_refused():
@@ -155,7 +156,7 @@ connection lost:                         1
 
 
 def test_every_section_in_its_place():
-    found = figures(goals=Goals.read(["ttft:250"]), server=ServerReport.between(BEFORE, AFTER))
+    found = figures(goals=Goals.read(["ttft:250"]), server=ServerMetrics.between(BEFORE, AFTER))
     lines = table(found, LoadLevel(Arrivals(rate=2.0), 4), ("ttft", "e2el")).splitlines()
     assert [line.rstrip() for line in lines] == EXPECTED.splitlines()
     assert {len(line) for line in lines} <= {50, 51}, "values are padded to ten columns"

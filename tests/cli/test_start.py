@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
+from tests.called import read_settings
 from tilewise.cli import main
 from tilewise.cli.flags.flag import BadUsage
-from tilewise.cli.flags.settings import make_settings, read_settings
+from tilewise.cli.flags.settings import make_settings
 from tilewise.cli.services import START, StartOrder, as_yaml
 from tilewise.errors import InvalidConfig
 

@@ -127,16 +127,16 @@ def test_a_replica_that_died_has_nothing_any_more():
 
 def test_what_was_emptied_draws_nobody():
     picture = prompt("picture", content=7, text=100, tiles=4)
-    for forget in (ReplicaRouter.forget_prefixes, ReplicaRouter.forget_tiles):
+    for cache in ("prefix", "tiles"):
         router = ReplicaRouter(LIMITS, 2)
         assert send(router, prompt("other", 1, 40), picture) == [0, 1]
         finish(router, "other", "picture")
-        forget(router)
+        router.forget(cache)
         (again,) = send(router, replace(picture, id="again"))
         assert again == 1, "the other of both is still there"
         finish(router, "again")
-    router.forget_prefixes()
-    router.forget_tiles()
+    router.forget("prefix")
+    router.forget("tiles")
     assert send(router, replace(picture, id="at last")) == [0]
 
 

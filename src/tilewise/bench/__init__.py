@@ -6,7 +6,7 @@ wherever they came from. Nothing here knows the command line.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tilewise.errors import InvalidConfig
@@ -40,3 +40,16 @@ def check_at_least(least: int, **counts: int) -> None:
     for name, count in counts.items():
         if count < least:
             raise InvalidConfig(f"--{name.replace('_', '-')} must be at least {least}, got {count}.")
+
+
+def known(names: Sequence[str], refused: Mapping[str, str]) -> Callable[[str], str]:
+    """Return a reader of one of `names`, which says of those that only vLLM has why they are refused."""
+
+    def read(text: str) -> str:
+        if text in refused:
+            raise ValueError(f"{text!r} is refused: {refused[text]}")
+        if text not in names:
+            raise ValueError(f"{text!r} is none of {', '.join(names)}")
+        return text
+
+    return read

@@ -16,17 +16,10 @@ from urllib.parse import urlsplit
 import httpx
 
 from tilewise.bench.http import Address, BrokenConnection, ConnectionPool, ServerUnreachable
-from tilewise.bench.requests import (
-    AnswerCollector,
-    CommonFields,
-    Dialect,
-    Failure,
-    RequestOutcome,
-    SampleRequest,
-    message_of,
-)
+from tilewise.bench.requests import AnswerCollector, CommonFields, Dialect, RequestOutcome, SampleRequest, message_of
+from tilewise.host import is_here
 
-UNREACHABLE, BROKEN, NOT_SENT = "no connection", "connection lost", "not sent"
+UNREACHABLE, BROKEN = "no connection", "connection lost"
 _LOOKS, _PAUSE = 3, 0.3  # how often and after how many seconds a server is looked for that seems to be gone
 
 
@@ -40,14 +33,9 @@ class Target:
     headers: dict[str, str] = field(default_factory=dict)
     verify: bool = True
 
-    @property
-    def is_near(self) -> bool:
-        """True if the server is on this machine, which a proxy does not know."""
-        return httpx.URL(self.url).host in ("localhost", "127.0.0.1", "::1")
-
     def client(self) -> httpx.Client:
         """Return a client for what is asked before a run. Use it as a context manager."""
-        return httpx.Client(headers=self.headers, verify=self.verify, timeout=60.0, trust_env=not self.is_near)
+        return httpx.Client(headers=self.headers, verify=self.verify, timeout=60.0, trust_env=not is_here(self.url))
 
 
 class LoadClient:
@@ -113,7 +101,3 @@ class LoadClient:
     def _path(self, endpoint: str) -> str:
         """Return the endpoint's path, behind whatever path the server's address has."""
         return urlsplit(self.target.url).path + endpoint
-
-
-def not_sent(start: float, queued: float) -> RequestOutcome:
-    return RequestOutcome(start, queued, failure=Failure(NOT_SENT, "the server was gone"))

@@ -5,22 +5,23 @@ from __future__ import annotations
 import itertools
 import json
 import mimetypes
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from tilewise.bench import DATASETS, check_at_least
-from tilewise.bench.random_requests import Lengths, MediaShape, RandomText, Repetition, repeated, with_media
-from tilewise.bench.requests import Media, SampleRequest
+from tilewise.bench.dataset_options import DatasetChoice, RandomOptions
+from tilewise.bench.random_requests import RandomText, with_media
+from tilewise.bench.requests import Media, MediaKind, SampleRequest
 from tilewise.bench.tokenizer import BenchTokenizer
 from tilewise.errors import InvalidConfig, InvalidMedia, InvalidRequest, did_you_mean
 from tilewise.inputs.media.images import open_image
 
 COLUMNS = ("prompt", "messages", "output_tokens")
-MEDIA_COLUMNS = (*COLUMNS, "image_files", "video_files")
+_FILES: dict[str, MediaKind] = {"image_files": "image", "video_files": "video"}
+MEDIA_COLUMNS = (*COLUMNS, *_FILES)
 _REMOTE = ("http://", "https://", "data:")
 SHORTEST, LONGEST_PROMPT, LONGEST = 4, 1024, 2048
 """vLLM's limits for ShareGPT in tokens: least of a prompt and of an answer, most of a prompt, most of both together.
@@ -69,12 +70,8 @@ def sharegpt(path: Path, tokenizer: BenchTokenizer | None, output: int | None) -
         except (TypeError, KeyError):
             raise InvalidData(f"{path}, entry {number}: a turn has no 'value'.") from None
         asked, wanted = len(tokenizer.encode(prompt)), output if output is not None else len(tokenizer.encode(answer))
-        if (
-            asked >= SHORTEST
-            and asked <= LONGEST_PROMPT
-            and asked + wanted <= LONGEST
-            and wanted >= (SHORTEST if output is None else 1)
-        ):
+        least = SHORTEST if output is None else 1
+        if SHORTEST <= asked <= LONGEST_PROMPT and least <= wanted <= LONGEST - asked:
             yield SampleRequest(prompt, asked, wanted)
 
 
@@ -132,20 +129,16 @@ def _whole(value: Any, where: str) -> int | None:
 
 
 def _files(entry: dict[str, Any], folder: Path, where: str) -> Iterator[Media]:
-    yield from _listed(entry, "image_files", lambda name: _media(name, folder, "image", where), where)
-    yield from _listed(entry, "video_files", lambda name: _media(name, folder, "video", where), where)
-    if (entry.get("image_files") or entry.get("video_files")) and entry.get("messages") is not None:
+    for column, kind in _FILES.items():
+        names = entry.get(column) or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InvalidData(f"{where}: {column!r} must be a list of paths, got {names!r:.60}.")
+        yield from (_media(name, folder, kind, where) for name in names)
+    if any(map(entry.get, _FILES)) and entry.get("messages") is not None:
         raise InvalidData(f"{where}: media of 'messages' belong into them, and files beside 'prompt'.")
 
 
-def _listed(entry: dict[str, Any], column: str, make: Callable[[str], Media], where: str) -> Iterator[Media]:
-    names = entry.get(column) or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InvalidData(f"{where}: {column!r} must be a list of paths, got {names!r:.60}.")
-    yield from map(make, names)
-
-
-def _media(name: str, folder: Path, kind: Literal["image", "video"], where: str) -> Media:
+def _media(name: str, folder: Path, kind: MediaKind, where: str) -> Media:
     if name.startswith(_REMOTE):
         return Media(kind, name)
     path = folder / name.removeprefix("file://")
@@ -161,51 +154,34 @@ def _media(name: str, folder: Path, kind: Literal["image", "video"], where: str)
 
 @dataclass(frozen=True)
 class DatasetSource:
-    name: str = "random"
-    path: Path | None = None
-    count: int = 1000
-    seed: int = 0
-    output: int | None = None
-    """Tokens of each answer to a file's requests; None = as the file says."""
-    shuffle: bool = True
-    oversample: bool = True
-    """True if a file of fewer requests than `count` is gone through again."""
-    lengths: Lengths = field(default_factory=Lengths)
-    media: MediaShape = field(default_factory=MediaShape)
-    repetition: Repetition = field(default_factory=Repetition)
-
-    def __post_init__(self) -> None:
-        check_at_least(1, num_prompts=self.count)
-        if (self.path is None) == DATASETS[self.name].reads_file:
-            files = tuple(name for name, dataset in DATASETS.items() if dataset.reads_file)
-            raise InvalidConfig(
-                f"--dataset-name {self.name} reads a file: name it with --dataset-path."
-                if self.path is None
-                else f"--dataset-name {self.name} reads no file: leave out --dataset-path, or choose {files}."
-            )
+    drawn: RandomOptions
+    choice: DatasetChoice
 
     def requests(self, tokenizer: BenchTokenizer | None) -> list[SampleRequest]:
         """Make the requests. Raises InvalidConfig, or InvalidData with the line of a file that is wrong."""
-        if self.path is not None:
-            return self._chosen(list(self._read(self.path, tokenizer)))
+        drawn, name, path = self.drawn, self.choice.dataset_name, self.choice.dataset_path
+        if path is not None:
+            return self._chosen(list(self._read(path, tokenizer)))
         if tokenizer is None:
-            raise InvalidConfig(f"--dataset-name {self.name} needs a tokenizer: leave out --skip-tokenizer-init.")
-        text = RandomText(tokenizer, self.seed)
-        if self.name == "prefix_repetition":
-            return list(repeated(text, self.count, self.repetition))
-        made = list(text.requests(self.count, self.lengths))
-        return list(with_media(made, self.media, text.generator)) if self.name == "random-mm" else made
+            raise InvalidConfig(f"--dataset-name {name} needs a tokenizer: leave out --skip-tokenizer-init.")
+        text = RandomText(tokenizer, drawn.seed)
+        if name == "prefix_repetition":
+            return list(text.repeated(drawn, self.choice))
+        made = text.requests(drawn)
+        return list(with_media(list(made), drawn, text.generator) if name == "random-mm" else made)
 
     def _read(self, path: Path, tokenizer: BenchTokenizer | None) -> Iterator[SampleRequest]:
-        if self.name == "sharegpt":
-            return sharegpt(path, tokenizer, self.output)
-        return custom(path, tokenizer, self.output, media=self.name == "custom_mm")
+        name, wanted = self.choice.dataset_name, self.drawn.output_len
+        wanted = self.choice.file_output_len if wanted is None else wanted
+        if name == "sharegpt":
+            return sharegpt(path, tokenizer, wanted)
+        return custom(path, tokenizer, wanted, media=name == "custom_mm")
 
     def _chosen(self, found: list[SampleRequest]) -> list[SampleRequest]:
         if not found:
-            raise InvalidData(f"{self.path} has no request that can be sent.")
-        if self.shuffle:
-            found = [found[place] for place in np.random.default_rng(self.seed).permutation(len(found))]
-        if self.oversample:
-            return list(itertools.islice(itertools.cycle(found), self.count))
-        return found[: self.count]
+            raise InvalidData(f"{self.choice.dataset_path} has no request that can be sent.")
+        if not self.choice.disable_shuffle:
+            found = [found[place] for place in np.random.default_rng(self.drawn.seed).permutation(len(found))]
+        if self.choice.no_oversample:
+            return found[: self.drawn.num_prompts]
+        return list(itertools.islice(itertools.cycle(found), self.drawn.num_prompts))

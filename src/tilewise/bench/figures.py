@@ -11,12 +11,13 @@ import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from tilewise.bench.requests import RequestOutcome
-from tilewise.bench.server_report import ServerReport
+from tilewise.bench.server_metrics import ServerMetrics
 from tilewise.errors import InvalidConfig, did_you_mean
 
 
@@ -142,7 +143,7 @@ class Figures:
     """Number of failures of each kind, the commonest first."""
     total_image_tokens: int | None = None
     total_tiles: int | None = None
-    server: ServerReport | None = None
+    server: ServerMetrics = ServerMetrics()
 
     @classmethod
     def of(
@@ -151,7 +152,7 @@ class Figures:
         duration: float,
         percents: Sequence[float],
         goals: Goals | None = None,
-        server: ServerReport | None = None,
+        server: ServerMetrics = ServerMetrics(),
     ) -> Figures:
         """Work out the figures of all requests of a run, whose tokens are known (`with_counts`)."""
         answers = [outcome for outcome in outcomes if outcome.failure is None]
@@ -184,7 +185,7 @@ class Figures:
         times = {
             f"{what}_{name}_ms": value for name, spread in spreads.items() for what, value in spread.as_json().items()
         }
-        return {**found, "rtfx": 0.0, "failures": failures, **times, **(server.as_json() if server else {})}
+        return {**found, "rtfx": 0.0, "failures": failures, **times, **server.as_json()}
 
 
 def peak_tokens(answers: Sequence[RequestOutcome]) -> float:
@@ -203,11 +204,7 @@ def peak_requests(outcomes: Sequence[RequestOutcome]) -> int:
     vLLM counts successes alone, and whole seconds, in which many may come and go.
     """
     changes = [(outcome.start, 1) for outcome in outcomes] + [(outcome.ended, -1) for outcome in outcomes]
-    peak = now = 0
-    for _, change in sorted(changes):
-        now += change
-        peak = max(peak, now)
-    return peak
+    return max(accumulate(change for _, change in sorted(changes)), default=0)
 
 
 def _spreads(answers: Sequence[RequestOutcome], percents: Sequence[float]) -> dict[str, Spread]:

@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 
 from tilewise.bench import check_at_least
-from tilewise.bench.client import BROKEN, UNREACHABLE, LoadClient, not_sent
-from tilewise.bench.requests import RequestOutcome
+from tilewise.bench.client import BROKEN, UNREACHABLE, LoadClient
+from tilewise.bench.requests import Failure, RequestOutcome
 from tilewise.console import Advance
 from tilewise.errors import InvalidConfig, TilewiseError
 
@@ -155,7 +155,7 @@ class _LoadRun:
 
     async def _answer(self, body: bytes, request_id: str, queued: float) -> RequestOutcome:
         if self._gone.is_set():
-            return not_sent(self.now(), queued)
+            return RequestOutcome(self.now(), queued, failure=Failure("not sent", "the server was gone"))
         answer = await self._client.send(body, request_id, self._began, queued)
         lost = answer.failure is not None and answer.failure.kind in (UNREACHABLE, BROKEN)
         if lost and not self._gone.is_set() and await self._client.is_gone():

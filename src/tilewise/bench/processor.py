@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from tilewise.bench import Say, check_at_least
+from tilewise.bench import Say
+from tilewise.bench.dataset_options import DatasetChoice
 from tilewise.bench.datasets import DatasetSource
-from tilewise.bench.figures import Spread
+from tilewise.bench.figures import Spread, read_percents
+from tilewise.bench.options import ProcessorOptions
 from tilewise.bench.tokenizer import LocalTokenizer
 from tilewise.console import progress_bar
 from tilewise.entrypoints.llm import LLM
@@ -94,32 +96,24 @@ _LABELS = {
 }
 
 
-@dataclass(frozen=True)
-class ProcessorBench:
-    source: DatasetSource
-    warmups: int = 1
-    percents: tuple[float, ...] = (99.0,)
-
-    def __post_init__(self) -> None:
-        check_at_least(0, num_warmups=self.warmups)
-
-
 def run_processor(
-    bench: ProcessorBench, engine: dict[str, Any], say: Say = print, progress: bool = True
+    options: ProcessorOptions, engine: dict[str, Any], say: Say = print, progress: bool = True
 ) -> dict[str, Any]:
     """Run the benchmark, and return the result as --output-json has it, in milliseconds."""
+    percents = read_percents(options.metric_percentiles)
+    source = DatasetSource(options, DatasetChoice(dataset_name="random-mm"))
     with LLM(**engine) as llm:
-        requests = bench.source.requests(LocalTokenizer(llm.inputs.tokenizer))
+        requests = source.requests(LocalTokenizer(llm.inputs.tokenizer))
         conversations = [request.conversation for request in requests]
         sampling = [
             SamplingParams(max_tokens=request.output_tokens, ignore_eos=True, temperature=0) for request in requests
         ]
-        stages = _stages(bench.warmups, llm, conversations, progress)
+        stages = _stages(options.num_warmups, llm, conversations, progress)
         outputs = llm.chat(conversations, sampling, use_tqdm=progress)
     values = {name: [getattr(stage, name) for stage in stages] for name in STAGES}
     values["encoder"] = [output.timing.encode or 0.0 for output in outputs]
     values["e2el"] = [output.timing.total or 0.0 for output in outputs]
-    spreads = {name: Spread.of(found, bench.percents).scaled(1000) for name, found in values.items()}
+    spreads = {name: Spread.of(found, percents).scaled(1000) for name, found in values.items()}
     for line in _lines(spreads, stages):
         say(line)
     return {

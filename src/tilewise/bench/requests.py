@@ -6,23 +6,25 @@ import base64
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
 from tilewise.errors import InvalidConfig
 from tilewise.sse import EventReader
 
+MediaKind = Literal["image", "video"]
+
 
 @dataclass(frozen=True, slots=True)
 class Media:
     """A picture or video of a request, as a URL: of its bytes, or of where it is."""
 
-    kind: Literal["image", "video"]
+    kind: MediaKind
     url: str
 
     @classmethod
-    def of(cls, kind: Literal["image", "video"], content: bytes, mime: str) -> Media:
+    def of(cls, kind: MediaKind, content: bytes, mime: str) -> Media:
         return cls(kind, f"data:{mime};base64,{base64.b64encode(content).decode()}")
 
     @property
@@ -57,9 +59,10 @@ class CommonFields:
     """The fields that all requests of a run have in common."""
 
     model: str
+    """The server's name of the model; empty = its first, which is asked for before a run."""
     ignore_eos: bool = False
     logprobs: int | None = None
-    extra: tuple[tuple[str, Any], ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict)
     """Further fields of the body, sampling among them; they win over all others."""
 
 
@@ -82,7 +85,7 @@ class Dialect:
             "stream": True,
             "stream_options": {"include_usage": True},
             **({"ignore_eos": True} if asking.ignore_eos else {}),
-            **dict(asking.extra),
+            **asking.extra,
         }
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tilewise.bench.figures import Figures, Spread, percent_name
 from tilewise.bench.load import LoadLevel
+from tilewise.bench.options import NotSaved, SavingOptions, read_pairs
 from tilewise.bench.requests import RequestOutcome
-from tilewise.bench.server_report import ServerReport
-from tilewise.errors import InvalidConfig, TilewiseError, did_you_mean
+from tilewise.bench.server_metrics import ServerMetrics
+from tilewise.errors import InvalidConfig, did_you_mean
 
 WIDTH, LABEL = 50, 40
 TITLES = {
@@ -91,13 +91,13 @@ def _pictures(figures: Figures) -> Iterator[str]:
     yield row("Total input vision tokens:", figures.total_image_tokens)
     if figures.total_tiles is not None:
         yield row("Total tiles:", figures.total_tiles)
-    server = figures.server or ServerReport()
+    server = figures.server
     if server.tiles_encoded is not None:
         yield row("Tiles encoded:", server.tiles_encoded)
-    if server.preprocess is not None:
-        yield row("Mean preprocessing time (ms):", 1000 * server.preprocess)
-    if server.encode is not None:
-        yield row("Mean wait for tiles (ms):", 1000 * server.encode)
+    if server.mean_preprocess_ms is not None:
+        yield row("Mean preprocessing time (ms):", server.mean_preprocess_ms)
+    if server.mean_encode_ms is not None:
+        yield row("Mean wait for tiles (ms):", server.mean_encode_ms)
 
 
 def _spread(figures: Figures, name: str) -> Iterator[str]:
@@ -112,8 +112,8 @@ def _spread(figures: Figures, name: str) -> Iterator[str]:
         yield row("Mean time to first chunk (ms):", figures.spreads["first_chunk"].mean)
 
 
-def _guesses(server: ServerReport | None) -> Iterator[str]:
-    if server is None or not server.drafts:
+def _guesses(server: ServerMetrics) -> Iterator[str]:
+    if not server.drafts:
         return
     yield heading("Speculative Decoding")
     yield row("Acceptance rate (%):", server.acceptance_rate)
@@ -184,10 +184,6 @@ def _panel(axes: Any, runs: Runs, loads: Sequence[float], name: str) -> None:
         axes.plot(loads, last, marker="o", linestyle="--", label=f"P{percent_name(percent)}")
 
 
-class NotSaved(TilewiseError):
-    """A result could not be written."""
-
-
 @dataclass(frozen=True, slots=True)
 class RunFacts:
     """The facts about a run that its result states."""
@@ -199,59 +195,7 @@ class RunFacts:
     load: LoadLevel
 
 
-@dataclass(frozen=True)
-class Saving:
-    save: bool = False
-    detailed: bool = False
-    append: bool = False
-    folder: Path = Path()
-    name: str | None = None
-    label: str | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
-
-    def path(self, about: RunFacts, now: datetime, runs: int = 1, repeats: int = 0) -> Path:
-        """Return the file of a result. A name that `runs` share gets the load of each, unless they append to one file.
-
-        `repeats` is how many of the runs before had the same load.
-        """
-        load = about.load.name + (f"-{repeats + 1}" if repeats else "")
-        if self.name is None:
-            model = about.model.split("/")[-1]
-            return self.folder / f"{self.label or about.backend}-{load}-{model}-{now:%Y%m%d-%H%M%S}.json"
-        path = self.folder / self.name
-        return path if runs == 1 or self.append else path.with_name(f"{path.stem}-{load}{path.suffix}")
-
-    def write(self, result: dict[str, Any], path: Path) -> None:
-        """Write a result as JSON, or append it as a line. Raises NotSaved."""
-        text = json.dumps(result)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a" if self.append else "w", encoding="utf-8") as file:
-                file.write("\n" + text if file.tell() else text)
-        except OSError as error:
-            raise NotSaved(
-                f"The result could not be saved in {path}: {error.strerror or error}. Name another folder with "
-                "--result-dir; the table above is complete."
-            ) from None
-
-
-def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Write the file of `--output-json`. Raises NotSaved."""
-    Saving().write(result, path)
-
-
-def read_pairs(pairs: Sequence[str], flag: str) -> dict[str, str]:
-    """Read `KEY=VALUE ...`. Raises InvalidConfig."""
-    found = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key.strip():
-            raise InvalidConfig(f"{flag} takes KEY=VALUE, got {pair!r}.")
-        found[key.strip()] = value.strip()
-    return found
-
-
-def result_json(about: RunFacts, saving: Saving, figures: Figures, now: datetime) -> dict[str, Any]:
+def result_json(about: RunFacts, saving: SavingOptions, figures: Figures, now: datetime) -> dict[str, Any]:
     arrivals = about.load.arrivals
     ramp = arrivals.ramp
     ramped = {} if ramp is None else {
@@ -265,7 +209,7 @@ def result_json(about: RunFacts, saving: Saving, figures: Figures, now: datetime
         "model_id": about.model,
         "tokenizer_id": about.tokenizer,
         "num_prompts": about.count,
-        **saving.metadata,
+        **read_pairs(saving.metadata, "--metadata"),
         "request_rate": "inf" if math.isinf(arrivals.rate) else arrivals.rate,
         "burstiness": arrivals.burstiness,
         "max_concurrency": about.load.concurrency,

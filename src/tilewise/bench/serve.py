@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -17,37 +16,32 @@ from tilewise.bench.client import LoadClient, Target
 from tilewise.bench.datasets import DatasetSource
 from tilewise.bench.figures import CountTokens, Figures, Goals, with_counts
 from tilewise.bench.load import LoadLevel, LoadResult, NotReady, run_load, wait_until_ready, warm_up
+from tilewise.bench.options import SavingOptions, write_result
 from tilewise.bench.requests import CommonFields, RequestOutcome, SampleRequest
-from tilewise.bench.results import RunFacts, Saving, details, draw, failure_lines, result_json, table
-from tilewise.bench.server_report import ServerReport
+from tilewise.bench.results import RunFacts, details, draw, failure_lines, result_json, table
+from tilewise.bench.server_metrics import ServerMetrics
 from tilewise.bench.tokenizer import BenchTokenizer, LocalTokenizer, find_tokenizer
 from tilewise.console import progress_bar
 from tilewise.host import allow_many_open_files, require_extra
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ServeBench:
     backend: str
     target: Target
     source: DatasetSource
-    loads: tuple[LoadLevel, ...] = (LoadLevel(),)
-    model: str | None = None
-    """The server's name of the model; None = its first."""
-    folder: str | None = None
+    loads: tuple[LoadLevel, ...]
+    asking: CommonFields
+    folder: str | None
     """Folder of the model's tokenizer, unless `tokenizer` names another."""
-    tokenizer: str | None = None
-    counts_tokens: bool = True
-    ignore_eos: bool = False
-    logprobs: int | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
-    warmups: int = 0
-    ready_seconds: float = 0.0
-    goals: Goals | None = None
-    percents: tuple[float, ...] = (99.0,)
-    metrics: tuple[str, ...] = ("ttft", "tpot", "itl")
-    saving: Saving = Saving()
-    plot: Path | None = None
-    progress: bool = True
+    tokenizer: str | None
+    counts_tokens: bool
+    warmups: int
+    ready_seconds: float
+    goals: Goals | None
+    percents: tuple[float, ...]
+    metrics: tuple[str, ...]
+    results: SavingOptions
 
 
 @dataclass(frozen=True)
@@ -69,28 +63,29 @@ def run_serve(bench: ServeBench, say: Say = print) -> int:
 
     Raises TilewiseError for what cannot begin.
     """
-    if bench.plot is not None:
+    plot = bench.results.plot
+    if plot is not None:
         require_extra("matplotlib", "plot", "--plot")
     allow_many_open_files()
     with prepared(bench, say) as ready:
         runs = [(load, run_one(bench, ready, number, say)) for number, load in enumerate(bench.loads)]
-    if bench.plot is not None:
-        draw(runs, ready.asking.model, bench.plot)
-        say(f"Latency against load: {bench.plot}")
+    if plot is not None:
+        draw(runs, ready.asking.model, plot)
+        say(f"Latency against load: {plot}")
     return 1 if any(figures.failed for _, figures in runs) else 0
 
 
 @contextmanager
 def prepared(bench: ServeBench, say: Say) -> Iterator[Prepared]:
-    model = bench.model
-    if model is None:
+    model = bench.asking.model
+    if not model:
         say("Model not specified, fetching first model from server...")
         model = first_model(bench.target)
         say(f"First model name: {model}")
-    if "temperature" not in bench.extra:
+    if "temperature" not in bench.asking.extra:
         say("The temperature is the server's own; --temperature 0 asks for the likeliest tokens.")
-    ignore = bench.ignore_eos or DATASETS[bench.source.name].ignores_end
-    asking = CommonFields(model, ignore, bench.logprobs, tuple(bench.extra.items()))
+    ignore = bench.asking.ignore_eos or DATASETS[bench.source.choice.dataset_name].ignores_end
+    asking = replace(bench.asking, model=model, ignore_eos=ignore)
     if not bench.counts_tokens:
         yield Prepared(asking, None)
         return
@@ -115,8 +110,8 @@ def first_model(target: Target) -> str:
 def run_one(bench: ServeBench, ready: Prepared, number: int, say: Say) -> Figures:
     """Run one of the loads, with prompts of its own: those of the last run are in the server's caches."""
     load = bench.loads[number]
-    source = replace(bench.source, seed=bench.source.seed + number)
-    requests = source.requests(ready.tokenizer)
+    drawn = replace(bench.source.drawn, seed=bench.source.drawn.seed + number)
+    requests = replace(bench.source, drawn=drawn).requests(ready.tokenizer)
     for line in load_lines(load, len(requests)):
         say(line)
     ran, server = asyncio.run(_send(bench, ready, requests, load))
@@ -125,7 +120,7 @@ def run_one(bench: ServeBench, ready: Prepared, number: int, say: Say) -> Figure
     for line in failure_lines([str(answer.failure) for answer in answers if answer.failure]):
         say(line)
     say(table(figures, load, bench.metrics))
-    if bench.saving.save or bench.saving.append:
+    if bench.results.save_result or bench.results.append_result:
         say(f"Saved in {_save(bench, ready, number, figures, answers)}")
     return figures
 
@@ -144,25 +139,26 @@ def load_lines(load: LoadLevel, count: int) -> Iterator[str]:
 
 async def _send(
     bench: ServeBench, ready: Prepared, requests: Sequence[SampleRequest], load: LoadLevel
-) -> tuple[LoadResult, ServerReport]:
+) -> tuple[LoadResult, ServerMetrics]:
+    show = not bench.results.disable_tqdm
     async with LoadClient(bench.target, ready.asking) as client:
         bodies = [client.body(request) for request in requests]
         if bench.ready_seconds > 0:
             await wait_until_ready(client, bodies[0], f"{load.id_prefix}ready", bench.ready_seconds)
         if bench.warmups:
-            with progress_bar("Warming up", bench.warmups, bench.progress) as advance:
+            with progress_bar("Warming up", bench.warmups, show) as advance:
                 await warm_up(client, bodies[0], load, bench.warmups, advance)
         before = await client.metrics()
-        with progress_bar("Requests", len(bodies), bench.progress) as advance:
+        with progress_bar("Requests", len(bodies), show) as advance:
             ran = await run_load(client, bodies, load, advance)
-        return ran, ServerReport.between(before, await client.metrics())
+        return ran, ServerMetrics.between(before, await client.metrics())
 
 
 def _save(bench: ServeBench, ready: Prepared, number: int, figures: Figures, answers: Sequence[RequestOutcome]) -> Path:
-    now, load, saving = datetime.now(), bench.loads[number], bench.saving
+    now, load, saving = datetime.now(), bench.loads[number], bench.results
     tokenizer = ready.tokenizer.source if ready.tokenizer else None
     about = RunFacts(bench.backend, ready.asking.model, tokenizer, len(answers), load)
-    result = result_json(about, saving, figures, now) | (details(answers) if saving.detailed else {})
+    result = result_json(about, saving, figures, now) | (details(answers) if saving.save_detailed else {})
     path = saving.path(about, now, runs=len(bench.loads), repeats=bench.loads[:number].count(load))
-    saving.write(result, path)
+    write_result(result, path, saving.append_result)
     return path

@@ -88,13 +88,10 @@ def _start(engine: dict[str, Any], environment: dict[str, str], advance: Advance
     total = time.perf_counter() - started
     advance(1)
     if done.returncode:
-        raise FailedStart(f"A start ended with status {done.returncode}: {_last_line(done.stderr)}")
+        (last_line,) = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+        raise FailedStart(f"A start ended with status {done.returncode}: {last_line}")
     parts: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return {"startup": total, **parts}
-
-
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it said nothing"])[-1]
 
 
 def _lines(title: str, starts: Starts) -> Iterator[str]:

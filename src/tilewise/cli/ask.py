@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.settings import engine_flags, engine_options
@@ -19,6 +19,9 @@ from tilewise.option import option, word
 from tilewise.sampling_params import SamplingParams
 from tilewise.timing import Timing
 from tilewise.types import RequestOutput
+
+if TYPE_CHECKING:
+    from tilewise.entrypoints.llm import LLM
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif")
 _DEMO = Path(__file__).parent.parent / "demo"
@@ -219,39 +222,27 @@ def demo(line: CommandLine) -> int:
         table.add_column(title, overflow="fold")  # nothing is cut off
     wrong = 0
     for item in json.loads((_DEMO / "questions.json").read_text(encoding="utf-8")):
-        for row in answer_turns(llm, item):
-            wrong += row["answer"] != row["expected"]
-            seconds = f"{row['seconds']:.2f}"
-            table.add_row(item["task"], row["pictures"], row["question"], row["answer"], row["expected"], seconds)
+        pictures = "\n".join(item["pictures"])
+        for turn, answer, seconds in answer_turns(llm, item):
+            wrong += answer != turn["answer"]
+            table.add_row(item["task"], pictures, turn["question"], answer, turn["answer"], f"{seconds:.2f}")
+            pictures = "(same)"
     console.print(table)
     console.print("All answers are right." if not wrong else f"{wrong} answers are wrong.")
     return 1 if wrong else 0
 
 
-def answer_turns(llm: Any, item: dict[str, Any]) -> list[dict[str, Any]]:
-    """Ask the turns of one conversation, each after the model's own earlier answers."""
-    from tilewise.sampling_params import SamplingParams
-
-    paths = [_DEMO / "pictures" / name for name in item["pictures"]]
+def answer_turns(llm: LLM, item: dict[str, Any]) -> Iterator[tuple[dict[str, str], str, float]]:
+    """Ask the turns of one conversation, each behind the answers so far; yield each with its answer and seconds."""
+    sampling = SamplingParams(temperature=0, max_tokens=64, skip_special_tokens=False)
     messages: list[dict[str, Any]] = []
-    rows = []
-    for number, turn in enumerate(item["turns"]):
-        messages.append(user_message(turn["question"], paths if number == 0 else []))
+    for turn in item["turns"]:
+        pictures = [] if messages else [_DEMO / "pictures" / name for name in item["pictures"]]
+        messages.append(user_message(turn["question"], pictures))
         started = time.perf_counter()
-        output = llm.chat(messages, SamplingParams(temperature=0, max_tokens=64, skip_special_tokens=False))[0]
-        answer = output.outputs[0].text
+        answer = llm.chat(messages, sampling)[0].outputs[0].text
+        yield turn, answer, time.perf_counter() - started
         messages.append({"role": "assistant", "content": answer})
-        shown = "\n".join(path.name for path in paths) if number == 0 else "(same)"
-        rows.append(
-            {
-                "pictures": shown,
-                "question": turn["question"],
-                "answer": answer,
-                "expected": turn["answer"],
-                "seconds": time.perf_counter() - started,
-            }
-        )
-    return rows
 
 
 def user_message(question: str, paths: list[Path]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -99,25 +100,35 @@ def _ops(options: DoctorOptions) -> int:
         for name, dtype in tried:
             reports.append(try_case(name, platform, ops, dtype))
             advance(1)
-    wrong = [report for report in reports if report.verdict in ("off", "failed")]
-    if options.json:
-        print(json.dumps([dataclasses.asdict(report) for report in reports], indent=2))
-        return 1 if wrong else 0
-    print(table(list(platform.diagnose().facts.items())))
-    print()
-    print(table([("CASE", "DTYPE", "WORST", "ALLOWED", "VERDICT"), *map(_op_row, reports)]))
-    print()
-    for report in reports:
-        if report.why:
-            print(f"{report.case}, {report.dtype}: {report.verdict}: {report.why}")
-    told = f"{len(reports) - len(wrong)} of {len(reports)} cases are right."
-    print(told if wrong else f"All {len(reports)} cases are right.")
-    return 1 if wrong else 0
+    if not options.json:
+        print(table(list(platform.diagnose().facts.items())))
+        print()
+    rows = [("CASE", "DTYPE", "WORST", "ALLOWED", "VERDICT"), *map(_op_row, reports)]
+    return _tell({f"{one.case}, {one.dtype}": one for one in reports}, "cases", rows, options.json)
 
 
 def _op_row(report: OpReport) -> tuple[str, ...]:
     worst = "" if report.worst is None else f"{report.worst:.1e}"
     return (report.case, report.dtype, worst, f"{report.allowed:g}", report.verdict)
+
+
+def _tell(
+    reports: Mapping[str, OpReport | ModeReport], what: str, rows: Sequence[tuple[str, ...]], as_json: bool
+) -> int:
+    """Print the table of what was tried, and what of it is wrong, by its name; return the exit status."""
+    wrong = [report for report in reports.values() if report.verdict in ("off", "failed")]
+    if as_json:
+        found = [dataclasses.asdict(report) for report in reports.values()]
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+        return 1 if wrong else 0
+    print(table(rows))
+    print()
+    for name, report in reports.items():
+        if report.why:
+            print(f"{name}: {report.verdict}: {report.why}")
+    tried = sum(report.verdict != "not here" for report in reports.values())
+    print(f"{tried - len(wrong)} of {tried} {what} are right." if wrong else f"All {tried} {what} are right.")
+    return 1 if wrong else 0
 
 
 def _golden(options: DoctorOptions) -> int:
@@ -130,20 +141,8 @@ def _golden(options: DoctorOptions) -> int:
         for mode in modes:
             reports.append(try_mode(mode, model_of(mode.arithmetic), golden[mode.arithmetic]))
             advance(1)
-    wrong = [report for report in reports if report.verdict in ("off", "failed")]
-    if options.json:
-        print(json.dumps([dataclasses.asdict(report) for report in reports], ensure_ascii=False, indent=2))
-        return 1 if wrong else 0
-    print(table([("MODE", "ANSWERS", "WORST", "ALLOWED", "VERDICT"), *map(_row, reports)]))
-    print()
-    for report in reports:
-        if report.why:
-            print(f"{report.mode}: {report.verdict}: {report.why}")
-    tried = [report for report in reports if report.verdict != "not here"]
-    print(
-        f"{len(tried) - len(wrong)} of {len(tried)} modes are right." if wrong else f"All {len(tried)} modes are right."
-    )
-    return 1 if wrong else 0
+    rows = [("MODE", "ANSWERS", "WORST", "ALLOWED", "VERDICT"), *map(_mode_row, reports)]
+    return _tell({one.mode: one for one in reports}, "modes", rows, options.json)
 
 
 def _server(options: DoctorOptions, engine: dict[str, Any]) -> int:
@@ -218,7 +217,7 @@ def _text(count: int | None) -> str:
     return "" if count is None else str(count)
 
 
-def _row(report: ModeReport) -> tuple[str, ...]:
+def _mode_row(report: ModeReport) -> tuple[str, ...]:
     if report.worst is None:
         return (report.mode, "", "", "", report.verdict)
     answers = f"{report.right} of {report.questions}"

@@ -2,95 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
-
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.settings import engine_flags, engine_options
 from tilewise.cli.flags.verb import Verb, VerbGroup
-from tilewise.eval_options import EvalOptions, TaskOptions, task_names
-from tilewise.option import option, word
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"{text!r} is no whole number above 0")
-    return int(text)
+from tilewise.eval_options import CompareOptions, DivergenceOptions, EvalOptions, SpotOptions, TaskOptions
 
 
 def run_tasks(line: CommandLine) -> int:
-    from rich.console import Console
-
-    from tilewise.evals.results import QuestionCounts
+    from tilewise.evals.results import QuestionCounts, print_report
     from tilewise.evals.run import evaluate, score_table
 
     options, questions = line.take(EvalOptions), line.take(TaskOptions)
     results = evaluate(options, questions, **engine_options(line))
-    console = Console(width=120)
-    console.print(score_table(results))
-    for sentence in QuestionCounts.from_json(results["config"]["tilewise"]).sentences():
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+    print_report(score_table(results), QuestionCounts.from_json(results["config"]["tilewise"]).sentences())
     return 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpotOptions:
-    GROUP: ClassVar = "spot"
-    image: tuple[str, ...] = option((), "a picture; one or two of them", repeated=True, metavar="FILE")
-    max_tokens: int = option(256, "longest answer")
-    json: Path | None = option(None, "write questions, answers and verdicts", metavar="FILE")
-    log: Path | None = option(None, "write them as text, a line each as they come", metavar="FILE")
 
 
 def run_spot(line: CommandLine) -> int:
     from tilewise.evals.spot import spot_check
 
-    options = line.take(SpotOptions)
-    return spot_check(engine_options(line), list(options.image), options.max_tokens, options.json, options.log)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareOptions:
-    GROUP: ClassVar = "comparison"
-    first: str = word("a result, or an engine if --tasks is given", "A")
-    second: str = word("the other one", "B")
-    tasks: tuple[str, ...] = option((), "run both engines on these first", read=task_names, metavar="T[,T]")
-    output_path: Path | None = option(None, "folder for both runs, as DIR/a and DIR/b", metavar="DIR")
-    json: Path | None = option(None, "write the comparison", metavar="FILE")
-    plot: Path | None = option(None, "draw it (needs tilewise[plot])", metavar="FILE.png")
+    return spot_check(line.take(SpotOptions), engine_options(line))
 
 
 def run_compare(line: CommandLine) -> int:
-    from tilewise.evals.comparison import compare_engines, compare_results
+    from tilewise.evals.comparison import compare
 
-    options, questions = line.take(CompareOptions), line.take(TaskOptions)
-    if not options.tasks:
-        return compare_results(options.first, options.second, options.json, options.plot)
-    run = EvalOptions(tasks=options.tasks, output_path=options.output_path)
-    return compare_engines(options.first, options.second, run, questions, options.json, options.plot)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DivergenceOptions:
-    GROUP: ClassVar = "divergence"
-    first: str = word("the engine that answers, such as the model in bfloat16", "A")
-    second: str = word("the other one, such as a quantised file of it", "B")
-    prompts: Path | None = option(None, 'lines of {"prompt": TEXT, "images": [FILE, ...]}', metavar="FILE")
-    max_tokens: int = option(32, "longest answer", read=_positive)
-    top: int = option(128, "likeliest tokens compared", read=_positive)
-    json: Path | None = option(None, "write the figures of every prompt", metavar="FILE")
-    plot: Path | None = option(None, "draw them (needs tilewise[plot])", metavar="FILE.png")
+    compare(line.take(CompareOptions), line.take(TaskOptions))
+    return 0
 
 
 def run_divergence(line: CommandLine) -> int:
-    from tilewise.evals.divergence import measure_divergence, read_prompts
+    from tilewise.evals.divergence import measure_divergence
 
-    options = line.take(DivergenceOptions)
-    prompts = read_prompts(options.prompts)
-    return measure_divergence(
-        options.first, options.second, prompts, options.max_tokens, options.top, options.json, options.plot
-    )
+    measure_divergence(line.take(DivergenceOptions))
+    return 0
 
 
 RUN = Verb(

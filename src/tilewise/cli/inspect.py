@@ -21,11 +21,13 @@ from tilewise.option import option, word
 
 if TYPE_CHECKING:
     from tilewise.config import EngineConfig
-    from tilewise.inputs.inspection import Conversation, Inspection
+    from tilewise.inputs.inspection import Conversation
     from tilewise.resize import Size
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".jp2")
 _EXAMPLE_SIZE = (1024, 768)
+_USUAL_QUESTIONS = ("Who are you?", "What is in this picture?", "What has changed?")
+"""Questions where none was given, about no picture, one, and several."""
 _FLAGS = (
     *("model", "revision", "hub", "download_dir", "mmproj"),
     *("mm_processor_kwargs", "tile_budget", "exif_orientation", "max_image_pixels", "num_frames", "fps"),
@@ -60,71 +62,18 @@ class InspectOptions:
     strict: bool = option(False, "exit with 1 when a Jinja template of the model differs", "output")
 
 
-@dataclass(frozen=True)
-class AskedPrompt:
-    """The prompt that is inspected: a question about files, or about pictures of which only the sizes are known."""
-
-    media: list[str]
-    sizes: list[Size]
-    question: str
-    system: str | None
-    thinking: bool | None
-
-    @classmethod
-    def of(cls, options: InspectOptions, words: list[str]) -> AskedPrompt:
-        """Tell media and question apart: the question comes last, and looks like no file. Raises InvalidRequest."""
-        question = words.pop() if words and not _is_media(words[-1]) else None
-        if words and (options.image_size or options.text_only):
-            raise InvalidRequest(f"{words[0]} came with --image-size or --text-only: give pictures or one of these.")
-        if options.image_size and options.text_only:
-            raise InvalidRequest("--image-size and --text-only exclude each other: give one of them.")
-        sizes = [] if words or options.text_only else list(options.image_size or [_EXAMPLE_SIZE])
-        pictures = len(words) + len(sizes)
-        usual = "Who are you?" if not pictures else "What is in this picture?" if pictures == 1 else "What has changed?"
-        return cls(words, sizes, usual if question is None else question, options.system, options.thinking or None)
-
-    def conversation(self, config: EngineConfig) -> Conversation:
-        from tilewise.inputs.inspection import Conversation
-        from tilewise.inputs.pieces import Message
-
-        system = [] if self.system is None else [Message("system", self.system)]
-        if self.media:
-            message, media = self._with_files(config)
-        else:
-            text = question_part(self.question, [""] * len(self.sizes))["text"]
-            message, media = Message("user", text, images=len(self.sizes)), list(self.sizes)
-        return Conversation([*system, message], media, self.thinking)
-
-    def _with_files(self, config: EngineConfig) -> tuple[Any, list[Size | list[Size]]]:
-        """Return the message about real files, opened as `ask` opens them, and the sizes of pictures and frames."""
-        from PIL import Image
-
-        from tilewise.entrypoints.setup import media_reader
-        from tilewise.inputs.media.images import to_rgb
-        from tilewise.inputs.media.tiling import LimitedPicture, Picture
-        from tilewise.inputs.messages import read_messages
-
-        parts = [*[media_part(source, config) for source in self.media], question_part(self.question, self.media)]
-        messages, media = read_messages([{"role": "user", "content": parts}], media_reader(config))
-
-        def size_of(picture: Picture) -> Size:
-            image = picture.image if isinstance(picture, LimitedPicture) else picture
-            assert isinstance(image, Image.Image), "files are opened"
-            return to_rgb(image, config.exif_orientation).size
-
-        sizes = [[size_of(frame) for frame in item] if isinstance(item, list) else size_of(item) for item in media]
-        return messages[0], sizes
-
-
 def inspect(line: CommandLine) -> int:
     from tilewise.config import EngineConfig
+    from tilewise.inputs.inspection import inspect_checkpoint
+    from tilewise.inputs.model_inputs import ModelInputs
 
     options = line.take(InspectOptions)
     words = list(options.words)
     if "model" not in line.values and words and not _is_media(words[0]):
         line.values["model"] = words.pop(0)
-    asked = AskedPrompt.of(options, words)
-    inspection = _inspection(asked, EngineConfig.of(**engine_options(line)))
+    config = EngineConfig.of(**engine_options(line))
+    conversation = _conversation(options, words, config)
+    inspection = inspect_checkpoint(ModelInputs.of(config), conversation)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # the system texts are Chinese, whatever the locale
     if options.json:
@@ -137,12 +86,50 @@ def inspect(line: CommandLine) -> int:
     return 1 if options.strict and inspection.differs else 0
 
 
-def _inspection(asked: AskedPrompt, config: EngineConfig) -> Inspection:
-    from tilewise.inputs.inspection import inspect_checkpoint
-    from tilewise.inputs.model_inputs import ModelInputs
+def _conversation(options: InspectOptions, words: list[str], config: EngineConfig) -> Conversation:
+    """Return a question about files, or about pictures of which only the sizes are known. Raises InvalidRequest.
 
-    conversation = asked.conversation(config)
-    return inspect_checkpoint(ModelInputs.of(config), conversation)
+    The question comes last in the words, and looks like no file.
+    """
+    from tilewise.inputs.inspection import Conversation
+    from tilewise.inputs.pieces import Message
+
+    question = words.pop() if words and not _is_media(words[-1]) else None
+    if words and (options.image_size or options.text_only):
+        raise InvalidRequest(f"{words[0]} came with --image-size or --text-only: give pictures or one of these.")
+    if options.image_size and options.text_only:
+        raise InvalidRequest("--image-size and --text-only exclude each other: give one of them.")
+    sizes = [] if words or options.text_only else list(options.image_size or [_EXAMPLE_SIZE])
+    if question is None:
+        question = _USUAL_QUESTIONS[min(2, len(words) + len(sizes))]
+    if words:
+        message, media = _with_files(words, question, config)
+    else:
+        text = question_part(question, [""] * len(sizes))["text"]
+        message, media = Message("user", text, images=len(sizes)), list(sizes)
+    system = [] if options.system is None else [Message("system", options.system)]
+    return Conversation([*system, message], media, options.thinking or None)
+
+
+def _with_files(files: list[str], question: str, config: EngineConfig) -> tuple[Any, list[Size | list[Size]]]:
+    """Return the message about files, opened as `ask` opens them, and the sizes of pictures and frames."""
+    from PIL import Image
+
+    from tilewise.entrypoints.setup import media_reader
+    from tilewise.inputs.media.images import to_rgb
+    from tilewise.inputs.media.tiling import LimitedPicture, Picture
+    from tilewise.inputs.messages import read_messages
+
+    parts = [*[media_part(source, config) for source in files], question_part(question, files)]
+    messages, media = read_messages([{"role": "user", "content": parts}], media_reader(config))
+
+    def size_of(picture: Picture) -> Size:
+        image = picture.image if isinstance(picture, LimitedPicture) else picture
+        assert isinstance(image, Image.Image), "files are opened"
+        return to_rgb(image, config.exif_orientation).size
+
+    sizes = [[size_of(frame) for frame in item] if isinstance(item, list) else size_of(item) for item in media]
+    return messages[0], sizes
 
 
 def _is_media(word: str) -> bool:

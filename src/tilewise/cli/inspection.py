@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
@@ -93,8 +94,8 @@ def _print_example(page: _InspectionPage, inspection: Inspection) -> None:
     page.heading("Prompt")
     page.block(_prompt(example, TEMPLATES[inspection.template.name].special))
     page.heading("Tokens")
-    for row in _token_rows(example, inspection.tokens_per_tile):
-        page.line(f"  {row.role:<11}{row.name:<14}{row.tokens:>7}", Text(row.note, "dim"))
+    for row, note in _token_rows(example, inspection.tokens_per_tile):
+        page.line(row, Text(note, "dim"))
     page.line(Text("  total".ljust(27) + f"{example.total_tokens:>7}", "bold"), Text(_room(inspection), "dim"))
     if example.pictures:
         page.heading("Pictures")
@@ -122,26 +123,18 @@ def _literal(part: PromptPart, special: re.Pattern[str]) -> Text:
     return Text.assemble(*zip(between_specials, itertools.cycle((_FRAME, _SPECIAL)), strict=False))
 
 
-@dataclass(frozen=True)
-class _TokenRow:
-    role: str
-    name: str
-    tokens: int
-    note: str = ""
-
-
-def _token_rows(example: Example, tokens_per_tile: int) -> Iterator[_TokenRow]:
-    """Yield a row for each kind of part of each turn; the role stands in the first row of a turn."""
-    totals: dict[tuple[int, str], int] = {}
+def _token_rows(example: Example, tokens_per_tile: int) -> Iterator[tuple[str, str]]:
+    """Yield a row and a note for each kind of part of each turn; the role stands in the first row of a turn."""
+    totals: Counter[tuple[int, str]] = Counter()
     for part in example.parts:
-        totals[part.turn, part.kind] = totals.get((part.turn, part.kind), 0) + part.tokens
+        totals[part.turn, part.kind] += part.tokens
     roles = {part.turn: part.role for part in example.parts}
     shown: set[int] = set()
     for (turn, kind), tokens in totals.items():
         role = "" if turn in shown or kind == "start" else roles[turn]
         shown |= {turn} if role else set()
         note = f"  {tokens // tokens_per_tile} tiles x {tokens_per_tile}" if kind == "image rows" else ""
-        yield _TokenRow(role, "<img> </img>" if kind == "image marks" else kind, tokens, note)
+        yield f"  {role:<11}{'<img> </img>' if kind == 'image marks' else kind:<14}{tokens:>7}", note
 
 
 def _room(inspection: Inspection) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -121,13 +122,10 @@ def _unlike(plan: LayoutPlan) -> list[RankPlan]:
     """Return the ranks whose weights differ from those of the ones before; within a hundredth they are alike."""
     found: list[RankPlan] = []
     for rank in plan.ranks:
-        if not any(_alike(rank.facts.weight_bytes, other.facts.weight_bytes) for other in found):
+        sizes = [other.facts.weight_bytes for other in found]
+        if not any(math.isclose(rank.facts.weight_bytes, size, rel_tol=0.01) for size in sizes):
             found.append(rank)
     return found
-
-
-def _alike(one: int, other: int) -> bool:
-    return abs(one - other) <= other / 100
 
 
 def _verdict(deployment: Deployment) -> Iterator[str]:

@@ -9,8 +9,9 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
@@ -85,18 +86,9 @@ def write_golden(file: Path, golden: Golden) -> None:
 @contextmanager
 def models() -> Iterator[Callable[[Arithmetic], str]]:
     """Yield a function from an arithmetic to the model that has it; w4a16 is rounded when it is wanted first."""
-    with ExitStack() as open_folders:
-        made: dict[Arithmetic, str] = {}
-
-        def model_of(arithmetic: Arithmetic) -> str:
-            if arithmetic != "w4a16":
-                return "demo"
-            if arithmetic not in made:
-                folder = open_folders.enter_context(TemporaryDirectory(prefix="tilewise-golden-"))
-                made[arithmetic] = _quantised(Path(folder) / "demo-w4a16")
-            return made[arithmetic]
-
-        yield model_of
+    with TemporaryDirectory(prefix="tilewise-golden-") as folder:
+        quantised = cache(_quantised)
+        yield lambda arithmetic: quantised(Path(folder) / "demo-w4a16") if arithmetic == "w4a16" else "demo"
 
 
 def _quantised(folder: Path) -> str:

@@ -33,7 +33,7 @@ _MOST_TILES = (1, 4, 6, 8, 12, 24, 36, 40)
 
 
 @dataclass(frozen=True)
-class Explanation:
+class PromptVariant:
     """A way to make prompts that differs from the model's own, and what each probe would count by it."""
 
     causes: tuple[Cause, ...]
@@ -42,7 +42,7 @@ class Explanation:
     """Tokens of each probe; None = it says nothing of that one."""
 
     def matches(self, found: Sequence[int | None]) -> int:
-        """Return how many of the counts that were `found` are those of this explanation."""
+        """Return how many of the counts that were `found` are those of this variant."""
         return sum(one == other for one, other in zip(self.counts, found, strict=True) if None not in (one, other))
 
 
@@ -83,7 +83,7 @@ class OwnPrompts:
 
     # ------------------------------------------------------------------ text
 
-    def explain_texts(self, probes: Sequence[TextProbe]) -> Iterator[Explanation]:
+    def text_variants(self, probes: Sequence[TextProbe]) -> Iterator[PromptVariant]:
         """Yield other ways to make prompts of texts, the simplest first."""
         for strips, parses, start in itertools.product((False, True), (False, True), (0, 1, -1)):
             for name, causes, template in self._templates():
@@ -93,8 +93,8 @@ class OwnPrompts:
                 if name or changes:
                     counts = tuple(self._count(template, probe, strips, parses, start) for probe in probes)
                     text = ", and ".join(filter(None, (name, *changes.values())))
-                    yield Explanation((*causes, *changes), text, counts)
-        yield from self._explain_jinja(probes)
+                    yield PromptVariant((*causes, *changes), text, counts)
+        yield from self._jinja_variants(probes)
 
     def _templates(self) -> Iterator[tuple[str, tuple[Cause, ...], Template]]:
         own = self._prepare.spec.template
@@ -102,12 +102,9 @@ class OwnPrompts:
         yield "there is no system text", ("system",), replace(own, system="")
         for name, template in TEMPLATES.items():
             if name != own.name:
-                yield f"the template is that of {name}", ("template",), template
-                yield (
-                    f"the template is that of {name}, without its system text",
-                    ("template",),
-                    replace(template, system=""),
-                )
+                text = f"the template is that of {name}"
+                yield text, ("template",), template
+                yield f"{text}, without its system text", ("template",), replace(template, system="")
 
     def _count(self, template: Template, probe: TextProbe, strips: bool, parses: bool, start: int) -> int | None:
         messages = [replace(turn, text=turn.text.strip()) if strips else turn for turn in probe.messages]
@@ -131,7 +128,7 @@ class OwnPrompts:
             if part:
                 yield Special(part) if part in self.marks else Text(part)
 
-    def _explain_jinja(self, probes: Sequence[TextProbe]) -> Iterator[Explanation]:
+    def _jinja_variants(self, probes: Sequence[TextProbe]) -> Iterator[PromptVariant]:
         """Yield what the checkpoint's own Jinja files make of the probes; most servers take one of them."""
         folder = self.inputs.checkpoint.folder
         tokens = token_texts(folder)
@@ -140,7 +137,7 @@ class OwnPrompts:
             texts = [result.get("text") for result in results]
             ids = [None if text is None else self._started(self.inputs.tokenizer.encode_raw(text)) for text in texts]
             counts = tuple(None if found is None else len(found) for found in ids)
-            yield Explanation(("template",), f"the template is the checkpoint's {' and '.join(files)}", counts)
+            yield PromptVariant(("template",), f"the template is the checkpoint's {' and '.join(files)}", counts)
 
     def _started(self, ids: list[int]) -> list[int]:
         start = self.inputs.spec.start_id
@@ -148,11 +145,13 @@ class OwnPrompts:
 
     # -------------------------------------------------------------- pictures
 
-    def explain_pictures(self, probes: Sequence[PictureProbe], own: Sequence[int]) -> Iterator[Explanation]:
+    def picture_variants(self, probes: Sequence[PictureProbe], own: Sequence[int]) -> Iterator[PromptVariant]:
         """Yield other ways to cut pictures, with what those of each probe would take; `own` is what they do take."""
         tiling = self.inputs.spec.tiling
-        options = itertools.product(_most(tiling.max_tiles), (tiling.thumbnail, not tiling.thumbnail), (False, True))
-        for most, thumbnail, other_budget in options:
+        numbers = dict.fromkeys((tiling.max_tiles, *_MOST_TILES))
+        for most, thumbnail, other_budget in itertools.product(
+            numbers, (tiling.thumbnail, not tiling.thumbnail), (False, True)
+        ):
             changes: dict[Cause, str] = {}
             if most != tiling.max_tiles:
                 changes["tiles"] = f"a picture has at most {most} tile{'s' * (most > 1)} (max_dynamic_patch={most})"
@@ -164,13 +163,13 @@ class OwnPrompts:
                 other = replace(tiling, max_tiles=most, min_tiles=min(tiling.min_tiles, most), thumbnail=thumbnail)
                 pairs = zip(probes, own, strict=True)
                 counts = tuple(self._cut(probe, count, other, other_budget) for probe, count in pairs)
-                yield Explanation(tuple(changes), " and ".join(changes.values()), counts)
+                yield PromptVariant(tuple(changes), " and ".join(changes.values()), counts)
         for less in (-2, -1, 1, 2):
             text = (
                 f"{abs(less)} token{'s' * (abs(less) > 1)} {'fewer' if less < 0 else 'more'} stand around each picture"
             )
             counts = tuple(count + less * len(probe.sizes) for probe, count in zip(probes, own, strict=True))
-            yield Explanation(("marks",), text, counts)
+            yield PromptVariant(("marks",), text, counts)
 
     def _cut(self, probe: PictureProbe, count: int, tiling: Tiling, other_budget: bool) -> int:
         """Return the tokens of a probe's pictures if they were cut by `tiling`."""
@@ -190,21 +189,15 @@ _START = {
 }
 
 
-def _most(own: int) -> list[int]:
-    return [own, *(number for number in _MOST_TILES if number != own)]
-
-
 def _tiles(width: int, height: int, tiling: Tiling) -> int:
     return count_tiles(choose_grid(width, height, tiling), tiling.thumbnail)
 
 
-def best(explanations: Iterator[Explanation], found: Sequence[int | None], own: Sequence[int]) -> Explanation | None:
-    """Return the simplest explanation of all counts that were found, or else of most of those that are not the own.
+def best(variants: Iterator[PromptVariant], found: Sequence[int | None], own: Sequence[int]) -> PromptVariant | None:
+    """Return the simplest variant that has all counts that were found, or else most of those that are not the own.
 
-    None if none explains more of the probes than the model's own prompts do.
+    None if none has the counts of more probes than the model's own prompts do.
     """
-    measured = [number for number in found if number is not None]
-    least = sum(one == other for one, other in zip(own, found, strict=True))
-    ranked = sorted(explanations, key=lambda one: (-one.matches(found), len(one.causes)))
-    top = ranked[0] if ranked else None
-    return top if measured and top is not None and top.matches(found) > least else None
+    own_matches = sum(one == other for one, other in zip(own, found, strict=True))
+    top = max(variants, key=lambda one: (one.matches(found), -len(one.causes)), default=None)
+    return top if top is not None and top.matches(found) > own_matches else None

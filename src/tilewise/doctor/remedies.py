@@ -7,13 +7,7 @@ from typing import Any, Literal
 from tilewise.doctor.prompts import Cause
 
 ServerKind = Literal["tilewise", "vllm", "sglang", "lmdeploy", "llamacpp", "unknown"]
-_OWNERS: dict[str, ServerKind] = {
-    "tilewise": "tilewise",
-    "vllm": "vllm",
-    "sglang": "sglang",
-    "lmdeploy": "lmdeploy",
-    "llamacpp": "llamacpp",
-}
+_KNOWN: tuple[ServerKind, ...] = ("tilewise", "vllm", "sglang", "lmdeploy", "llamacpp")
 NAMES: dict[ServerKind, str] = {
     "tilewise": "Tilewise",
     "vllm": "vLLM",
@@ -56,7 +50,7 @@ _ANYWHERE: dict[Cause, str] = {
 def kind_of(cards: list[dict[str, Any]]) -> ServerKind:
     """Return what a server is, by the owner that its list of models names."""
     owners = [str(card.get("owned_by", "")).lower() for card in cards]
-    return next((kind for owner in owners for name, kind in _OWNERS.items() if name in owner), "unknown")
+    return next((kind for owner in owners for kind in _KNOWN if kind in owner), "unknown")
 
 
 def remedy(cause: Cause, kind: ServerKind, kwargs: str) -> str:

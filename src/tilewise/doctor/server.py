@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from tilewise.chat_server import ChatServer, ServerProblem
 from tilewise.doctor.probes import looks, picture_probes, text_probes
-from tilewise.doctor.prompts import Cause, Explanation, OwnPrompts, best
+from tilewise.doctor.prompts import Cause, OwnPrompts, PromptVariant, best
 from tilewise.doctor.remedies import NAMES, ServerKind, kind_of, remedy
 
 Verdict = Literal["right", "off", "not told"]
@@ -134,8 +134,8 @@ class ServerDoctor:
         if not any(report.verdict == "off" for report in reports):
             return reports, None
         found = [report.found for report in reports]
-        cause = best(self._prompts.explain_texts(self._texts), found, [len(ids) for ids in own])
-        return reports, self._finding(cause, found, _OTHER_TOKENIZER)
+        likely = best(self._prompts.text_variants(self._texts), found, [len(ids) for ids in own])
+        return reports, self._explained(likely, found, _OTHER_TOKENIZER)
 
     def _tokens(self, wire: list[dict[str, Any]]) -> list[int] | None:
         """Return the ids of a conversation, where the server tells them."""
@@ -167,39 +167,38 @@ class ServerDoctor:
         assert alone.own is not None
         own = [len(self._prompts.request(probe.wire).prompt_ids) - alone.own for probe in self._pictures]
         asked = [self._count(probe.wire, advance) for probe in self._pictures]
-        found: list[int | None] = []
         reports = []
         for probe, right, (count, why) in zip(self._pictures, own, asked, strict=True):
             more = None if count is None or alone.found is None else count - alone.found
             verdict: Verdict = "not told" if more is None else "right" if self._fits(more, right) else "off"
             reports.append(ProbeReport("pictures", probe.name, verdict, right, more, why))
-            found.append(more)
-        if not any(report.verdict == "off" for report in reports):
+        off = [probe for probe, report in zip(self._pictures, reports, strict=True) if report.verdict == "off"]
+        if not off:
             return reports, None
-        if all(
-            probe.sizes == () for probe, report in zip(self._pictures, reports, strict=True) if report.verdict == "off"
-        ):
-            return reports, self._finding(Explanation(("frames",), _OTHER_FRAMES, ()), [], "")
-        rows = self._prompts.inputs.spec.tokens_per_tile
+        if not any(probe.sizes for probe in off):
+            return reports, self._finding(("frames",), _OTHER_FRAMES)
+        found, rows = [report.found for report in reports], self._prompts.inputs.spec.tokens_per_tile
         if all(more is None or more < min(rows, 64) for more in found):
-            return reports, self._finding(Explanation(("lost",), _LOST, ()), [], "")
-        cause = best(self._prompts.explain_pictures(self._pictures, own), found, own)
-        return reports, self._finding(cause, found, _OTHER_PICTURES)
+            return reports, self._finding(("lost",), _LOST)
+        likely = best(self._prompts.picture_variants(self._pictures, own), found, own)
+        return reports, self._explained(likely, found, _OTHER_PICTURES)
 
     def _fits(self, found: int, own: int) -> bool:
         """Return whether a count is right; a router leaves tiles a quarter of their tokens, as it sees them."""
         return own // 4 <= found <= own if self._prompts.varies else found == own
 
-    def _finding(self, cause: Explanation | None, found: Sequence[int | None], otherwise: str) -> Finding:
-        if cause is None:
+    def _explained(self, likely: PromptVariant | None, found: Sequence[int | None], otherwise: str) -> Finding:
+        if likely is None:
             return Finding(otherwise, (), ())
+        explained, measured = likely.matches(found), sum(count is not None for count in found)
+        extent = "" if explained == measured else f" (which explains {explained} of {measured} counts)"
+        return self._finding(likely.causes, likely.text + extent)
+
+    def _finding(self, causes: tuple[Cause, ...], text: str) -> Finding:
         tiling = self._prompts.inputs.spec.tiling
         numbers = {"max_dynamic_patch": tiling.max_tiles, "use_thumbnail": tiling.thumbnail}
-        remedies = tuple(dict.fromkeys(remedy(one, self._kind, json.dumps(numbers)) for one in cause.causes))
-        measured = sum(count is not None for count in found)
-        whole = not found or cause.matches(found) == measured
-        extent = "" if whole else f" (which explains {cause.matches(found)} of {measured} counts)"
-        return Finding(cause.text + extent, cause.causes, remedies)
+        remedies = dict.fromkeys(remedy(cause, self._kind, json.dumps(numbers)) for cause in causes)
+        return Finding(text, causes, tuple(remedies))
 
     # ----------------------------------------------------------------- looks
 

@@ -73,7 +73,7 @@ class EvalClient:
                 requests[place] = _request(question, self.llm.inputs)
             except InvalidRequest as error:
                 self.counts.failed.append(f"{question.where}: {error}")
-                yield place, ModelAnswer.failed(str(error))
+                yield place, ModelAnswer(problem=str(error))
         order = list(requests)
         for number, output in self.llm.answer_each(list(requests.values())):
             question, key = asked[order[number]]

@@ -7,28 +7,26 @@ import json
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
+from tilewise.eval_options import CompareOptions, EvalOptions, TaskOptions
 from tilewise.evals.results import (
     AnsweredQuestion,
     EvalResult,
     QuestionCounts,
     as_json,
     check_outputs,
+    print_report,
     read_result,
     write_text,
 )
-
-if TYPE_CHECKING:
-    from tilewise.eval_options import EvalOptions, TaskOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +102,9 @@ class Agreement:
 
 def common_share(first: Said, second: Said) -> float:
     """Return the length of the common beginning as a share of the longer answer; 1 for two empty answers."""
-    longest = max(len(first), len(second))
-    common = next((place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), None)
-    return 1.0 if not longest else (min(len(first), len(second)) if common is None else common) / longest
+    shorter, longer = sorted((len(first), len(second)))
+    common = next((place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), shorter)
+    return common / longer if longer else 1.0
 
 
 ALL = "all"
@@ -238,35 +236,36 @@ def draw(comparison: Comparison, file: Path) -> None:
     figure.savefig(file, dpi=120)
 
 
-def compare_results(first: str, second: str, json_file: Path | None, plot: Path | None) -> int:
-    check_outputs(json_file, plot)
-    for path in (first, second):
+def compare(options: CompareOptions, questions: TaskOptions) -> None:
+    """Compare two results, or those of two engines that are run first, and write what is asked for."""
+    check_outputs(options.json, plot=options.plot)
+    comparison = Comparison.of(*(_run_both(options, questions) if options.tasks else _read_both(options)))
+    print_report(table(comparison), summary_lines(comparison))
+    if options.json:
+        write_text(options.json, as_json(comparison.as_json()))
+    if options.plot:
+        draw(comparison, options.plot)
+
+
+def _read_both(options: CompareOptions) -> Sequence[EvalResult]:
+    for path in (options.first, options.second):
         if not Path(path).exists():
             raise InvalidConfig(f"{path}: no such result. To run two engines first, name --tasks.")
-    return show(read_result(Path(first)), read_result(Path(second)), json_file, plot)
+    return [read_result(Path(path)) for path in (options.first, options.second)]
 
 
-def compare_engines(
-    first: str,
-    second: str,
-    options: EvalOptions,
-    questions: TaskOptions,
-    json_file: Path | None,
-    plot: Path | None,
-) -> int:
-    """Run two engines one after the other, so that each has the machine to itself, and compare their results."""
+def _run_both(options: CompareOptions, questions: TaskOptions) -> Sequence[EvalResult]:
+    """Run two engines one after the other, so that each has the machine to itself."""
     from tilewise.evals.run import evaluate
 
-    check_outputs(json_file, plot)
-    engines = {"a": read_engine(first), "b": read_engine(second)}
+    engines = {"a": read_engine(options.first), "b": read_engine(options.second)}
     for engine in engines.values():
         EngineConfig.of(**engine)
     with tempfile.TemporaryDirectory() as spare:
         folder = options.output_path or Path(spare)
         for name, engine in engines.items():
-            evaluate(replace(options, output_path=folder / name), questions, **engine)
-        results = read_result(folder / "a", first), read_result(folder / "b", second)
-    return show(*results, json_file, plot)
+            evaluate(EvalOptions(tasks=options.tasks, output_path=folder / name), questions, **engine)
+        return [read_result(folder / "a", options.first), read_result(folder / "b", options.second)]
 
 
 def read_engine(text: str) -> dict[str, Any]:
@@ -282,15 +281,3 @@ def read_engine(text: str) -> dict[str, Any]:
         except ValueError:
             options[name.strip().replace("-", "_")] = value
     return options
-
-
-def show(first: EvalResult, second: EvalResult, json_file: Path | None, plot: Path | None) -> int:
-    comparison, console = Comparison.of(first, second), Console(width=120)
-    console.print(table(comparison))
-    for line in summary_lines(comparison):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if json_file:
-        write_text(json_file, as_json(comparison.as_json()))
-    if plot:
-        draw(comparison, plot)
-    return 0

@@ -11,21 +11,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
 from tilewise.entrypoints.llm import LLM
 from tilewise.errors import InvalidCheckpoint, InvalidConfig, InvalidMedia
+from tilewise.eval_options import DivergenceOptions
 from tilewise.evals.comparison import read_engine
-from tilewise.evals.results import as_json, check_outputs, write_text
+from tilewise.evals.results import as_json, check_outputs, print_report, write_text
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import Logprob, RequestOutput
 
@@ -83,31 +82,21 @@ class Divergence:
         return sum(one.same_top * one.tokens for one in self.prompts) / self.tokens
 
 
-def measure_divergence(
-    first: str,
-    second: str,
-    prompts: Sequence[ComparedPrompt],
-    max_tokens: int,
-    top: int,
-    json_file: Path | None,
-    plot: Path | None,
-) -> int:
+def measure_divergence(options: DivergenceOptions) -> None:
     """Run one engine after the other, print the table, and write what is asked for."""
-    check_outputs(json_file, plot)
-    found = divergence(first, second, prompts, max_tokens, top)
-    console = Console(width=120)
-    console.print(_table(found))
+    prompts = read_prompts(options.prompts)
+    check_outputs(options.json, plot=options.plot)
+    found = divergence(options.first, options.second, prompts, options.max_tokens, options.top)
     summary = (
-        f"A: {first}\nB: {second}\n{found.tokens} tokens of {len(prompts)} answers: mean KL(A || B) {found.kl:.5f} "
-        f"nats a token, the same likeliest token at {100 * found.same_top:.1f} %"
+        f"A: {found.first}\nB: {found.second}\n{found.tokens} tokens of {len(prompts)} answers: mean KL(A || B) "
+        f"{found.kl:.5f} nats a token, the same likeliest token at {100 * found.same_top:.1f} %"
     )
-    console.print(summary, highlight=False, markup=False, soft_wrap=True)
-    if json_file:
+    print_report(_table(found), [summary])
+    if options.json:
         means = {"kl": found.kl, "same_top": found.same_top, "tokens": found.tokens}
-        write_text(json_file, as_json(dataclasses.asdict(found) | means))
-    if plot:
-        draw(found, plot)
-    return 0
+        write_text(options.json, as_json(dataclasses.asdict(found) | means))
+    if options.plot:
+        draw(found, options.plot)
 
 
 def divergence(first: str, second: str, prompts: Sequence[ComparedPrompt], max_tokens: int, top: int) -> Divergence:
@@ -116,19 +105,13 @@ def divergence(first: str, second: str, prompts: Sequence[ComparedPrompt], max_t
     An engine is `MODEL` or `MODEL,option=value,...`. Raises InvalidConfig where they make different tokens of a prompt,
     InvalidMedia for a picture that cannot be read, and InvalidCheckpoint for probabilities that are not finite.
     """
-    with _engine(first, top) as llm:
+    with LLM(**{"max_logprobs": top, **read_engine(first)}) as llm:
         said = SamplingParams(temperature=0.0, max_tokens=max_tokens, logprobs=top)
         answers = [llm.chat(_messages(prompt), said, use_tqdm=False)[0] for prompt in prompts]
-    with _engine(second, top) as llm:
+    with LLM(**{"max_logprobs": top, **read_engine(second)}) as llm:
         pairs = zip(prompts, answers, strict=True)
         found = [_one(prompt, answer, _followed(llm, prompt, answer, top), (first, second)) for prompt, answer in pairs]
     return Divergence(first, second, top, tuple(sorted(found, key=lambda one: -one.kl)))
-
-
-@contextmanager
-def _engine(engine: str, top: int) -> Iterator[LLM]:
-    with LLM(**{"max_logprobs": top, **read_engine(engine)}) as llm:
-        yield llm
 
 
 def _messages(prompt: ComparedPrompt) -> list[dict[str, Any]]:
@@ -175,7 +158,7 @@ def _one(
         prompt.name,
         len(pairs),
         fmean(kl(_likely(a), _likely(b)) for a, b in pairs),
-        fmean(max(_likely(a).items(), key=_by_value)[0] == max(_likely(b).items(), key=_by_value)[0] for a, b in pairs),
+        fmean(_likeliest(a) == _likeliest(b) for a, b in pairs),
     )
 
 
@@ -183,8 +166,8 @@ def _likely(scores: Mapping[int, Logprob]) -> dict[int, float]:
     return {token_id: score.logprob for token_id, score in scores.items()}
 
 
-def _by_value(item: tuple[int, float]) -> float:
-    return item[1]
+def _likeliest(scores: Mapping[int, Logprob]) -> int:
+    return max(scores, key=lambda token_id: scores[token_id].logprob)
 
 
 def kl(first: Mapping[int, float], second: Mapping[int, float]) -> float:

@@ -93,8 +93,8 @@ def _is_conversation(prompt: Prompt) -> TypeGuard[tuple[Message, ...]]:
 
 
 def _keep_in_text(text: str, count: int) -> str:
-    head, *tail = text.split(IMAGE_MARKER)
-    return head + "".join((IMAGE_MARKER if place < count else "") + part for place, part in enumerate(tail))
+    parts = text.split(IMAGE_MARKER)
+    return IMAGE_MARKER.join(parts[: count + 1]) + "".join(parts[count + 1 :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,23 +118,14 @@ class ModelAnswer:
     def of(cls, output: RequestOutput, scored: int) -> ModelAnswer:
         """Read an answer off an output: the last `scored` tokens of the prompt, or what was generated if that is 0."""
         if (error := output.outputs[0].error) is not None:
-            return cls.failed(str(error))
+            return cls(problem=str(error))
         said, took = output.outputs[0], (output.usage.prompt_tokens, output.timing.total or 0.0)
         if scored:
             return cls("", (), None, *took, *_score(output, scored))
         return cls(said.text, tuple(said.token_ids), said.finish_reason, *took)
 
-    @classmethod
-    def failed(cls, problem: str) -> ModelAnswer:
-        """Return an answer without words and likelihood, for a question that could not be asked or answered."""
-        return cls(problem=problem)
-
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> ModelAnswer:
-        return cls.of_json(json.loads(text))
 
     @classmethod
     def of_json(cls, values: dict[str, Any]) -> ModelAnswer:

@@ -6,10 +6,13 @@ import dataclasses
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from tilewise.errors import InvalidConfig
 from tilewise.evals.question import ModelAnswer, Question
@@ -103,9 +106,10 @@ def check_writable(folder: Path | None) -> None:
         raise InvalidConfig(f"Nothing can be written to {folder} ({error.strerror}): name another folder.") from None
 
 
-def check_outputs(json_file: Path | None, plot: Path | None) -> None:
-    for file in (json_file, plot):
-        check_writable(file.parent if file else None)
+def check_outputs(*files: Path | None, plot: Path | None = None) -> None:
+    """Raise InvalidConfig if one of these files could not be written, or the picture not be drawn."""
+    for file in (*files, plot):
+        check_writable(file and file.parent)
     if plot:
         require_extra("matplotlib", "plot", "A picture")
 
@@ -120,6 +124,13 @@ def write_text(path: Path, text: str) -> Path:
         logger.warning("%s cannot be written (%s); its content is in %s", path, error.strerror, file.name)
         return Path(file.name)
     return path
+
+
+def print_report(table: Table, lines: Iterable[str]) -> None:
+    console = Console(width=120)
+    console.print(table)
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def as_json(value: Any) -> str:

@@ -43,14 +43,7 @@ def evaluate(options: EvalOptions, questions: TaskOptions, **engine: Any) -> dic
     return _run(options, questions, engine, manager, tasks)
 
 
-_SAME_NAMES = (
-    "num_fewshot",
-    "batch_size",
-    "limit",
-    "system_instruction",
-    "apply_chat_template",
-    "gen_kwargs",
-)
+_SAME_NAMES = ("num_fewshot", "batch_size", "limit", "system_instruction", "apply_chat_template", "gen_kwargs")
 """Options of the tasks that lm_eval's `simple_evaluate` has under the same names."""
 _SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
 

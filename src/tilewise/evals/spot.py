@@ -8,19 +8,20 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
 from tilewise.assets import ImageAsset
 from tilewise.config import EngineConfig
 from tilewise.entrypoints.llm import LLM
 from tilewise.errors import InvalidConfig
+from tilewise.eval_options import SpotOptions
 from tilewise.evals.question import ModelAnswer
-from tilewise.evals.results import as_json, check_writable, write_text
+from tilewise.evals.results import as_json, check_outputs, print_report, write_text
 from tilewise.inputs.media.images import ImageLimits, open_image
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import TokenIds
@@ -87,10 +88,8 @@ def repeats(ids: TokenIds) -> bool:
 
 def _runs(ids: TokenIds, period: int) -> int:
     """Return the tokens of the longest stretch in which every token is the one `period` before it."""
-    longest = run = 0
-    for earlier, later in zip(ids, ids[period:], strict=False):
-        run = run + 1 if earlier == later else 0
-        longest = max(longest, run)
+    equal = groupby(earlier == later for earlier, later in zip(ids, ids[period:], strict=False))
+    longest = max((len(list(pairs)) for same, pairs in equal if same), default=0)
     # `longest` pairs of equal tokens, `period` apart, span so many tokens and `period` more.
     return longest + period if longest else 0
 
@@ -134,26 +133,25 @@ class CaseResult:
         }
 
 
-def spot_check(
-    engine: dict[str, Any], images: Sequence[str], max_tokens: int, json_file: Path | None, log_file: Path | None
-) -> int:
+def spot_check(options: SpotOptions, engine: dict[str, Any]) -> int:
     """Ask all cases, write and show what came of them, and return the exit code: 1 if a case did not pass."""
-    for file in (json_file, log_file):
-        check_writable(file.parent if file else None)
-    pictures = read_pictures(images, EngineConfig.of(**engine))
+    check_outputs(options.json, options.log)
+    pictures = read_pictures(options.image, EngineConfig.of(**engine))
     started = time.monotonic()
     with LLM(**engine) as llm:
         loading = time.monotonic() - started
         checked = []
-        for item in check(llm, pictures, max_tokens):
+        for item in check(llm, pictures, options.max_tokens):
             checked.append(item)
-            if log_file:
-                append_log(log_file, item)
-    report = {"model": llm.config.model, "load_seconds": round(loading, 3), "cases": [c.as_dict() for c in checked]}
-    if json_file:
-        write_text(json_file, as_json(report))
-    show(checked, llm.config.model, loading)
-    return 1 if any(item.fault for item in checked) else 0
+            if options.log:
+                append_log(options.log, item)
+    model, passed = llm.config.model, sum(item.fault is None for item in checked)
+    if options.json:
+        cases = [item.as_dict() for item in checked]
+        write_text(options.json, as_json({"model": model, "load_seconds": round(loading, 3), "cases": cases}))
+    summary = f"{passed} of {len(checked)} pass. A verdict says that there is an answer, not that it is true."
+    print_report(_table(checked, f"{model}, loaded in {loading:.1f} s"), [summary])
+    return 0 if passed == len(checked) else 1
 
 
 def read_pictures(images: Sequence[str], config: EngineConfig) -> list[Picture]:
@@ -182,14 +180,11 @@ def append_log(file: Path, item: CaseResult) -> None:
         log.write(f"{now} {json.dumps(item.as_dict(), ensure_ascii=False)}\n")
 
 
-def show(checked: Sequence[CaseResult], model: str, loading: float) -> None:
-    console = Console(width=120)
-    table = Table(title=f"{model}, loaded in {loading:.1f} s")
+def _table(checked: Sequence[CaseResult], title: str) -> Table:
+    table = Table(title=title)
     for title in ("case", "picture", "question", "answer", "tokens", "seconds", "verdict"):
         table.add_column(title, justify="right" if title in ("tokens", "seconds") else "left", overflow="fold")
     for item in checked:
         numbers = str(len(item.answer.token_ids)), f"{item.seconds:.2f}"
         table.add_row(item.case.name, item.picture, item.case.prompt, item.answer.text, *numbers, item.verdict)
-    console.print(table)
-    passed = sum(item.fault is None for item in checked)
-    console.print(f"{passed} of {len(checked)} pass. A verdict says that there is an answer, not that it is true.")
+    return table

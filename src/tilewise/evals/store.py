@@ -87,7 +87,7 @@ class AnswerStore:
     def find(self, question: str) -> ModelAnswer | None:
         query = "select answer from answers where model = ? and question = ?"
         row = self._do(query, (self._model, question)).fetchone()
-        return None if row is None else ModelAnswer.from_json(row[0])
+        return None if row is None else ModelAnswer.of_json(json.loads(row[0]))
 
     def keep(self, question: str, answer: ModelAnswer) -> None:
         """Write an answer, in place of one that is there already; it is on file when this returns."""

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from queue import Queue
 from threading import Thread
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from tilewise.engine.encode_core import EncodedDelta
@@ -95,9 +95,7 @@ class Stream(Generic[Item]):
     async def __aenter__(self) -> Stream[Item]:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         unfinished, self._unfinished = tuple(self._unfinished), set()
         self._on_close(self._request_ids, unfinished)
 
@@ -157,7 +155,7 @@ class RemoteEngine:
         on_message: Callable[[FromEngine], None],
         on_end: Callable[[], None],
     ) -> None:
-        self._process, self._pipe = process, process.pipe
+        self.process, self._pipe = process, process.pipe
         self._loop, self._on_message, self._on_end = loop, on_message, on_end
         self._left: Queue[memoryview | None] = Queue()
         self._lent: dict[int, Request] = {}
@@ -168,18 +166,9 @@ class RemoteEngine:
         self._send(launch)
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
     def hung_up(self) -> bool:
         """True once nothing more comes; the process has an exit status some moments later."""
         return self._pipe.closed
-
-    @property
-    def exit_status(self) -> int | None:
-        """Exit status of the process; None while it lives; negative: the signal that ended it."""
-        return self._process.exit_status
 
     def submit(self, request: Request) -> None:
         # Its grammar is compiled again where it is needed: a parser's state cannot travel.
@@ -197,12 +186,12 @@ class RemoteEngine:
     def kill(self) -> None:
         """Kill the process at once, whatever it does."""
         self._hang_up()
-        self._process.kill()
+        self.process.kill()
 
     async def close(self) -> None:
         """Tell the process to end, and kill it if it does not. Returns when it is gone."""
         self._send(Close())
-        await asyncio.to_thread(self._process.wait)
+        await asyncio.to_thread(self.process.wait)
         self._hang_up()
 
     def _read(self) -> None:
@@ -226,7 +215,7 @@ class RemoteEngine:
 
     def _wait_for_end(self) -> None:
         """Call `on_end` once the process has an exit status, some moments after its end of the pipe has closed."""
-        self._process.wait()
+        self.process.wait()
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._on_end)
 

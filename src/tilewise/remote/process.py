@@ -223,26 +223,22 @@ def _take_in(messages: list[ToEngine | RequestRefused], pipe: Pipe, core: Core) 
     """Do what messages say, and return the requests that the engine does not take; None = it is to end."""
     refused: list[RequestRefused] = []
     for message in messages:
-        if isinstance(message, Close):
-            return None
-        if isinstance(message, ResetCache):
-            pipe.send(WasReset(core.reset(message.cache)))
-        refused += _apply(message, core)
+        match message:
+            case Close():
+                return None
+            case ResetCache(cache):
+                pipe.send(WasReset(core.reset(cache)))
+            case RequestRefused():
+                refused.append(message)
+            case Submit(request):
+                try:
+                    core.submit(request)
+                except TilewiseError as error:
+                    refused.append(RequestRefused(request.id, error))
+            case Abort(request_ids):
+                for request_id in request_ids:
+                    core.abort(request_id)
     return refused
-
-
-def _apply(message: ToEngine | RequestRefused, core: Core) -> list[RequestRefused]:
-    if isinstance(message, RequestRefused):
-        return [message]
-    if isinstance(message, Submit):
-        try:
-            core.submit(message.request)
-        except TilewiseError as error:
-            return [RequestRefused(message.request.id, error)]
-    if isinstance(message, Abort):
-        for request_id in message.request_ids:
-            core.abort(request_id)
-    return []
 
 
 def build_encoding(launch: Launch) -> tuple[Core, Ready]:

@@ -159,10 +159,7 @@ class ReplicaGroup:
     async def reset(self, cache: Literal["prefix", "tiles"]) -> bool:
         """Empty a cache of all engines; return whether all of it is empty now. Raises EngineDead."""
         self.check()
-        if cache == "prefix":
-            self._router.forget_prefixes()
-        else:
-            self._router.forget_tiles()
+        self._router.forget(cache)
         resets = [self.engines[number].reset(cache) for number in self._able]
         # One that dies meanwhile has nothing left.
         done = await asyncio.gather(*resets, return_exceptions=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from tilewise.engine.kv_cache import chain_hashes, reads_prefixes
 from tilewise.engine.sequence import SequenceState
@@ -133,10 +134,7 @@ class ReplicaRouter:
         self._views[replica] = ReplicaView(self._limits)
         self._requests = {name: place for name, place in self._requests.items() if place[0] != replica}
 
-    def forget_prefixes(self) -> None:
+    def forget(self, cache: Literal["prefix", "tiles"]) -> None:
+        """Note that a cache of all replicas is emptied."""
         for view in self._views:
-            view.blocks.clear()
-
-    def forget_tiles(self) -> None:
-        for view in self._views:
-            view.tiles.clear()
+            (view.blocks if cache == "prefix" else view.tiles).clear()

@@ -67,7 +67,7 @@ class Supervisor:
         self._sinks: dict[str, Sink] = {}
         self._resets: deque[asyncio.Future[bool]] = deque()
         self._pause = _FIRST_PAUSE
-        self._state: State = "starting"
+        self.state: State = "starting"
         self._begun = False
         self._reason: TilewiseError | None = None
         self.restarts = 0
@@ -90,16 +90,12 @@ class Supervisor:
         return self._first
 
     @property
-    def state(self) -> State:
-        return self._state
-
-    @property
     def is_able(self) -> bool:
         """True if requests are taken, as far as one can tell at this moment."""
-        return self._state == "ready" and not self._engine.hung_up
+        return self.state == "ready" and not self._engine.hung_up
 
     def _become(self, state: State) -> None:
-        self._state = state
+        self.state = state
         for watcher in self._watchers:
             watcher.became(self.number, state)
 
@@ -118,7 +114,7 @@ class Supervisor:
 
     @property
     def pid(self) -> int:
-        return self._engine.pid
+        return self._engine.process.pid
 
     @property
     def retry_after(self) -> int:
@@ -163,7 +159,7 @@ class Supervisor:
 
     def discard(self) -> None:
         """End the engine at once, as nobody will ask it; watchers and streams are not told."""
-        self._state = "closed"
+        self.state = "closed"
         if self._begun:
             self._engine.kill()
 
@@ -228,7 +224,7 @@ class Supervisor:
         reason, self._reason = self._reason, None
         if reason is not None:
             return f"ended ({str(reason).rstrip('.')})"
-        status = self._engine.exit_status
+        status = self._engine.process.exit_status
         return f"was ended by signal {-status}" if status is not None and status < 0 else f"ended with status {status}"
 
     def _restart(self) -> None:

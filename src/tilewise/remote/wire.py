@@ -8,7 +8,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tilewise.config import EngineConfig
@@ -263,7 +263,7 @@ class Outbox:
     deltas: tuple[Delta, ...]
     counters: Counters
     load: EngineLoad
-    refused: tuple[RequestRefused, ...] = field(default=())
+    refused: tuple[RequestRefused, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

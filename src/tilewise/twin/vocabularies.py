@@ -129,11 +129,7 @@ VOCABULARIES: dict[TokenizerKind, TwinVocabulary] = {
         tokenizer_class="PreTrainedTokenizerFast",
     ),
     "yi": TwinVocabulary(
-        leading=_YI,
-        trailing=(),
-        start="<|startoftext|>",
-        pad="<unk>",
-        tokenizer_class="LlamaTokenizer",
+        leading=_YI, trailing=(), start="<|startoftext|>", pad="<unk>", tokenizer_class="LlamaTokenizer"
     ),
     "gpt_oss": TwinVocabulary(
         trailing=_HARMONY,

@@ -11,14 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from tilewise.errors import InvalidRequest
-from tilewise.twin.configs import (
-    Dtype,
-    Spelling,
-    generation_config,
-    hf_config,
-    original_config,
-    processor_config,
-)
+from tilewise.twin.configs import Dtype, Spelling, generation_config, hf_config, original_config, processor_config
 from tilewise.twin.specs import TinySpec, tiny
 from tilewise.twin.tensors import Tensors, experts_apart, hf_tensors, old_name, original_tensors
 from tilewise.twin.vocabularies import tokenizer, tokenizer_config

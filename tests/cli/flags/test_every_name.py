@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from tests.called import read_settings
 from tests.data import VERSIONS, names_of_vllm
 from tilewise.cli import TILEWISE
 from tilewise.cli.flags.flag import BadUsage, names_of
 from tilewise.cli.flags.parse import CommandLine
-from tilewise.cli.flags.settings import FOREIGN, read_settings, serve_flags
+from tilewise.cli.flags.settings import FOREIGN, serve_flags
 from tilewise.config import EngineConfig
 from tilewise.environment import VARIABLES, Environment
 from tilewise.errors import InvalidConfig

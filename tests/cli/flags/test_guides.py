@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.called import read_settings
 from tests.cli.flags import commands
 from tilewise.cli.flags.parse import CommandLine
-from tilewise.cli.flags.settings import read_settings, serve_flags
+from tilewise.cli.flags.settings import serve_flags
 from tilewise.errors import InvalidConfig
 
 

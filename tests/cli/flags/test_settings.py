@@ -7,8 +7,9 @@ from typing import get_args
 import pytest
 
 import tilewise.config
+from tests.called import read_settings
 from tilewise.cli.flags.flag import BadUsage
-from tilewise.cli.flags.settings import FOREIGN, flag_of, read_settings
+from tilewise.cli.flags.settings import FOREIGN, flag_of
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
 from tilewise.foreign.translate import ForeignOption

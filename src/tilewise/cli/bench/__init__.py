@@ -6,17 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tilewise.bench.options import EncodeOptions, LatencyOptions, StartupOptions
-from tilewise.cli.bench.datasets import DatasetChoice, RandomOptions
-from tilewise.cli.bench.refused import (
-    ENGINES,
-    OF_ENGINE,
-    OF_THROUGHPUT,
-    TAKEN_BY_THROUGHPUT,
-    check_refused,
-    known,
-    refused_flags,
-)
+from tilewise.bench import known
+from tilewise.bench.dataset_options import DatasetChoice, RandomOptions
+from tilewise.bench.options import EncodeOptions, LatencyOptions, ProcessorOptions, StartupOptions, write_result
+from tilewise.cli.bench.refused import ENGINES, OF_ENGINE, OF_THROUGHPUT
 from tilewise.cli.bench.serve import SERVE
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.settings import engine_flags, engine_options
@@ -36,10 +29,8 @@ class ResultOptions:
 
     def keep(self, result: dict[str, Any]) -> int:
         """Save the result where that is asked for, and return the exit code."""
-        from tilewise.bench.results import write_json
-
         if self.output_json is not None:
-            write_json(self.output_json, result)
+            write_result(result, self.output_json)
         return 0
 
 
@@ -56,22 +47,20 @@ class ThroughputOptions:
 
 
 def bench_throughput(line: CommandLine) -> int:
+    from tilewise.bench.datasets import DatasetSource
     from tilewise.bench.engine import ThroughputBench, run_throughput
 
-    check_refused(line, OF_THROUGHPUT, TAKEN_BY_THROUGHPUT)
+    OF_THROUGHPUT.take_from(line)
     options, results = line.take(ThroughputOptions), line.take(ResultOptions)
-    bench = ThroughputBench(
-        source=line.take(RandomOptions).source(line.take(DatasetChoice)),
-        n=options.n,
-        chat=options.backend == "vllm-chat",
-    )
+    source = DatasetSource(line.take(RandomOptions), line.take(DatasetChoice))
+    bench = ThroughputBench(source, options.n, chat=options.backend == "vllm-chat")
     return results.keep(run_throughput(bench, engine_options(line), progress=results.progress))
 
 
 def bench_latency(line: CommandLine) -> int:
     from tilewise.bench.engine import run_latency
 
-    check_refused(line, OF_ENGINE)
+    OF_ENGINE.take_from(line)
     options, results = line.take(LatencyOptions), line.take(ResultOptions)
     return results.keep(run_latency(options, engine_options(line), progress=results.progress))
 
@@ -83,24 +72,11 @@ def bench_startup(line: CommandLine) -> int:
     return results.keep(run_startup(options, engine_options(line), progress=results.progress))
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProcessorOptions(RandomOptions):
-    num_prompts: int = option(10, "requests", "data set")
-    num_warmups: int = option(1, "requests before", "data set")
-    metric_percentiles: str = option("99", "such as 50,90,99", "result", metavar="LIST")
-
-
 def bench_processor(line: CommandLine) -> int:
-    from tilewise.bench.figures import read_percents
-    from tilewise.bench.processor import ProcessorBench, run_processor
+    from tilewise.bench.processor import run_processor
 
     options, results = line.take(ProcessorOptions), line.take(ResultOptions)
-    bench = ProcessorBench(
-        source=options.source(),
-        warmups=options.num_warmups,
-        percents=read_percents(options.metric_percentiles),
-    )
-    return results.keep(run_processor(bench, engine_options(line), progress=results.progress))
+    return results.keep(run_processor(options, engine_options(line), progress=results.progress))
 
 
 def bench_encode(line: CommandLine) -> int:
@@ -115,7 +91,7 @@ THROUGHPUT = Verb(
     about="Ask everything at once, in this process. Tokens of pictures count as those of text do.",
     run=bench_throughput,
     options=(ThroughputOptions, RandomOptions, DatasetChoice, ResultOptions),
-    shared=lambda: (*refused_flags(OF_THROUGHPUT, TAKEN_BY_THROUGHPUT), *engine_flags()),
+    shared=lambda: (*OF_THROUGHPUT.flags, *engine_flags()),
     examples="""\
 examples:
   tilewise bench throughput --model ./InternVL3-1B --input-len 200 --output-len 64 --num-prompts 100
@@ -129,7 +105,7 @@ LATENCY = Verb(
     "--enable-prefix-caching asks for that.",
     run=bench_latency,
     options=(LatencyOptions, ResultOptions),
-    shared=lambda: (*refused_flags(OF_ENGINE), *engine_flags()),
+    shared=lambda: (*OF_ENGINE.flags, *engine_flags()),
     examples="""\
 examples:
   tilewise bench latency --model OpenGVLab/InternVL3-1B --batch-size 1

@@ -6,12 +6,13 @@ import math
 import uuid
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from tilewise.bench.requests import DIALECTS
-from tilewise.cli.bench.datasets import DatasetChoice, RandomOptions
-from tilewise.cli.bench.refused import BACKENDS, OF_SERVE, TAKEN_BY_SERVE, check_refused, known, refused_flags
+from tilewise.bench import known
+from tilewise.bench.dataset_options import DatasetChoice, RandomOptions
+from tilewise.bench.options import SavingOptions, read_pairs
+from tilewise.bench.requests import DIALECTS, CommonFields
+from tilewise.cli.bench.refused import BACKENDS, OF_SERVE
 from tilewise.cli.flags.flag import read_number
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.verb import Verb
@@ -23,7 +24,6 @@ from tilewise.units import read_amount
 if TYPE_CHECKING:
     from tilewise.bench.client import Target
     from tilewise.bench.load import LoadLevel
-    from tilewise.bench.results import Saving
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,6 @@ class ServerOptions:
 
     def target(self) -> Target:
         from tilewise.bench.client import Target
-        from tilewise.bench.results import read_pairs
 
         url = self.base_url or f"http://{self.host}:{self.port}"
         if not url.startswith(("http://", "https://")):
@@ -138,58 +137,20 @@ class RequestOptions:
     extra_body: dict[str, Any] | None = option(None, "further fields of each request")
     request_id_prefix: str | None = option(None, "of X-Request-Id (default: bench-, and a random part)")
 
-    def extra(self) -> dict[str, Any]:
+    def fields(self, model: str) -> CommonFields:
         """Return the fields that each request has beside its own."""
-        given = {name: getattr(self, name) for name in _SAMPLING}
-        return {name: value for name, value in given.items() if value is not None} | (self.extra_body or {})
-
-
-@dataclass(frozen=True, kw_only=True)
-class SavingOptions:
-    GROUP: ClassVar = "result"
-    percentile_metrics: str = option(
-        "ttft,tpot,itl",
-        "what is printed, of ttft, tpot, itl, e2el, client_queue_time, e2el_including_client_queue",
-        metavar="NAMES",
-    )
-    metric_percentiles: str = option("99", "such as 50,90,99", metavar="LIST")
-    goodput: tuple[str, ...] = option((), "goals of ttft, tpot, e2el that good answers keep", metavar="NAME:MS")
-    save_result: bool = option(False, "save the figures as JSON")
-    save_detailed: bool = option(False, "with those of every request")
-    append_result: bool = option(False, "save them behind what the file has, as a line")
-    result_dir: Path = option(Path(), "where figures are saved", metavar="FOLDER")
-    result_filename: str | None = option(
-        None,
-        "files of several loads get RATEqps[-concurrencyN] behind it "
-        "(default: LABEL-RATEqps[-concurrencyN]-MODEL-DATE.json)",
-        metavar="NAME",
-    )
-    metadata: tuple[str, ...] = option((), "further fields of the JSON", metavar="KEY=VALUE", bare=())
-    label: str | None = option(None, "in the JSON and in its name (default: the backend)")
-    plot: Path | None = option(None, "draw latency against load, as PNG (needs tilewise[plot])", metavar="FILE")
-    disable_tqdm: bool = option(False, "no progress bar")
-
-    def saving(self) -> Saving:
-        from tilewise.bench.results import Saving, read_pairs
-
-        return Saving(
-            self.save_result,
-            self.save_detailed,
-            self.append_result,
-            self.result_dir,
-            self.result_filename,
-            self.label,
-            read_pairs(self.metadata, "--metadata"),
-        )
+        sampling = {name: value for name in _SAMPLING if (value := getattr(self, name)) is not None}
+        return CommonFields(model, self.ignore_eos, self.logprobs, sampling | (self.extra_body or {}))
 
 
 def run(line: CommandLine) -> int:
     # Not above: numpy and an HTTP client take longer to load than other verbs to run.
+    from tilewise.bench.datasets import DatasetSource
     from tilewise.bench.figures import Goals, read_percents
     from tilewise.bench.results import read_metrics
     from tilewise.bench.serve import ServeBench, run_serve
 
-    check_refused(line, OF_SERVE, TAKEN_BY_SERVE)
+    OF_SERVE.take_from(line)
     server, load, asked, results = (
         line.take(ServerOptions), line.take(LoadOptions), line.take(RequestOptions), line.take(SavingOptions)
     )  # fmt: skip
@@ -197,23 +158,18 @@ def run(line: CommandLine) -> int:
     bench = ServeBench(
         backend=server.backend,
         target=server.target(),
-        source=drawn.source(line.take(DatasetChoice)),
+        source=DatasetSource(drawn, line.take(DatasetChoice)),
         loads=load.levels(drawn.seed, asked.request_id_prefix),
-        model=server.served_model_name or server.model,
+        asking=asked.fields(server.served_model_name or server.model or ""),
         folder=server.model,
         tokenizer=server.tokenizer,
         counts_tokens=not server.skip_tokenizer_init,
-        ignore_eos=asked.ignore_eos,
-        logprobs=asked.logprobs,
-        extra=asked.extra(),
         warmups=load.num_warmups,
         ready_seconds=load.ready_check_timeout_sec,
         goals=Goals.read(results.goodput) if results.goodput else None,
         percents=read_percents(results.metric_percentiles),
         metrics=read_metrics(results.percentile_metrics),
-        saving=results.saving(),
-        plot=results.plot,
-        progress=not results.disable_tqdm,
+        results=results,
     )
     return run_serve(bench, partial(print, flush=True))
 
@@ -224,7 +180,7 @@ SERVE = Verb(
     "with the first chunk that shows something; the first chunk of all is reported beside it.",
     run=run,
     options=(ServerOptions, LoadOptions, RandomOptions, DatasetChoice, RequestOptions, SavingOptions),
-    shared=lambda: refused_flags(OF_SERVE, TAKEN_BY_SERVE),
+    shared=lambda: OF_SERVE.flags,
     examples="""\
 examples:
   tilewise bench serve --random-input-len 200 --num-prompts 200 --request-rate 1 --save-result

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -109,13 +110,8 @@ def run_command(session: Session, line: str) -> str:
     return command.run(session, text.strip())
 
 
-def _image(session: Session, source: str) -> str:
-    session.attached.append(media_part("image", source))
-    return ""
-
-
-def _video(session: Session, source: str) -> str:
-    session.attached.append(media_part("video", source))
+def _attach(kind: Literal["image", "video"], session: Session, source: str) -> str:
+    session.attached.append(media_part(kind, source))
     return ""
 
 
@@ -156,8 +152,10 @@ def _quit(_: Session, __: str) -> str:
 
 
 COMMANDS: dict[str, Command] = {
-    "/image": Command("PATH|URL", "attach a picture to the next question; again for another", _image),
-    "/video": Command("PATH|URL", "attach a video to the next question", _video),
+    "/image": Command(
+        "PATH|URL", "attach a picture to the next question; again for another", partial(_attach, "image")
+    ),
+    "/video": Command("PATH|URL", "attach a video to the next question", partial(_attach, "video")),
     "/system": Command("TEXT", "set the system message; without TEXT, take it back", _system, needs_argument=False),
     "/clear": Command("", "begin a new conversation; the system message stays", _clear),
     "/save": Command("FILE", "write the conversation as JSON, ready to be sent again", _save),

@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tilewise.errors import TilewiseError, did_you_mean
 from tilewise.foreign.objects import check_limits
 from tilewise.foreign.translate import SHORT_NAMES
-from tilewise.option import read_object
+from tilewise.option import not_none, read_object
 from tilewise.units import read_amount
 
 _WHOLE = re.compile(r"[+-]?\d+")
@@ -194,13 +193,6 @@ class Flag:
     @property
     def is_object(self) -> bool:
         return get_origin(self.type) is dict
-
-
-def not_none(hint: Any) -> Any:
-    """Return the first type that a hint allows beside None."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return next(part for part in get_args(hint) if part is not type(None))
-    return hint
 
 
 def dashes(name: str) -> str:

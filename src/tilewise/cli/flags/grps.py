@@ -65,15 +65,14 @@ def read_server_yml(path: str, flags: Sequence[Flag]) -> GrpsFlags:
     found, entries = GrpsFlags(), read_yaml(path)
     rest = {key: value for key, value in entries.items() if key not in _PARTS}
     for key, read in _PARTS.items():
-        if key in entries:
+        if key in entries and read is not None:
             read(found, entries[key], path)
-    found.values |= values_of(rest, [*flags, *_grps_names()], path)
+        elif key in entries and key in _SAID:
+            found.lines.append(f"{key}: {_SAID[key]}.")
+    # grps's keys stand among the flags as well, so that one with a slip in it is recognised.
+    grps_names = [Flag(name, str, "", "") for name in ("interface", "max_connections", "models", "dag")]
+    found.values |= values_of(rest, [*flags, *grps_names], path)
     return found
-
-
-def _grps_names() -> list[Flag]:
-    """Return grps's keys as if they were flags, so that one with a slip in it is recognised."""
-    return [Flag(name, str, "", "") for name in ("interface", "max_connections", "models", "dag")]
 
 
 def _interface(found: GrpsFlags, entry: Any, where: str) -> None:
@@ -130,22 +129,14 @@ def _arguments(found: GrpsFlags, arguments: Mapping[str, Any]) -> None:
         found.lines.append(f"inferer_args: {', '.join(rest)}: the checkpoint says it, or there is no such thing here.")
 
 
-def _said(key: str) -> Callable[[GrpsFlags, Any, str], None]:
-    def say(found: GrpsFlags, entry: Any, where: str) -> None:
-        found.lines.append(f"{key}: {_SAID[key]}.")
-
-    return say
-
-
-_PARTS: dict[str, Callable[[GrpsFlags, Any, str], None]] = {
+_PARTS: dict[str, Callable[[GrpsFlags, Any, str], None] | None] = {
     "interface": _interface,
     "max_concurrency": _max_concurrency,
-    "max_connections": _said("max_connections"),
-    "gpu": _said("gpu"),
-    "log": _said("log"),
+    **dict.fromkeys(("max_connections", "gpu", "log")),
     "models": _models,
-    "dag": lambda found, entry, where: None,  # the order of models, of which there is one
+    "dag": None,  # the order of models, of which there is one
 }
+"""Keys at the top of grps's files, each with what reads it; None = its value does nothing here."""
 
 
 def _mapping(entry: Any, where: str) -> dict[str, Any]:

@@ -235,11 +235,6 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return {str(key): value for key, value in found.items()}
 
 
-def flags_of_file(path: str | Path, flags: Iterable[Flag]) -> dict[str, Any]:
-    """Read a YAML file as values by the flags' names. Raises InvalidConfig for a name or a value that no flag has."""
-    return values_of(read_yaml(path), flags, str(path))
-
-
 def values_of(entries: dict[str, Any], flags: Iterable[Flag], where: str) -> dict[str, Any]:
     """Return the entries of a file as values by the flags' names; `where` names the file in errors.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
 from tilewise.cli.flags.flag import BadUsage, Flag, dashes, flags_of, names_of, reader_of
-from tilewise.cli.flags.parse import CommandLine, flags_of_file
+from tilewise.cli.flags.parse import CommandLine, read_yaml, values_of
 from tilewise.config import EngineConfig, options_of
 from tilewise.console import set_up_logs
 from tilewise.environment import READ, Environment
@@ -98,18 +98,10 @@ class Settings:
             logger.warning("%s", line)
 
 
-def read_settings(words: Sequence[str], environment: Mapping[str, str]) -> Settings:
-    """Read a server's settings: the command line wins over the file of --config, and that over the environment.
-
-    Raises BadUsage for a line that cannot be read, and InvalidConfig for one that cannot be done.
-    """
-    return make_settings(values_of_line(CommandLine.read(words, serve_flags())), environment)
-
-
 def values_of_line(line: CommandLine) -> dict[str, Any]:
     """Return the values of a line, and those of the file that its --config names where the line has none."""
     file = line.values.get("config")
-    return (flags_of_file(file, serve_flags()) if file else {}) | _with_model(line)
+    return (values_of(read_yaml(file), serve_flags(), file) if file else {}) | _with_model(line)
 
 
 def _of_variables(environment: Environment) -> dict[str, Any]:
@@ -134,7 +126,10 @@ def _with_model(line: CommandLine) -> dict[str, Any]:
 
 
 def make_settings(values: dict[str, Any], environment: Mapping[str, str]) -> Settings:
-    """Make the settings of values by the flags' names. All is checked here, so that a mistake costs no loading time."""
+    """Make the settings of values by the flags' names, which win over those of the environment.
+
+    All is checked here, so that a mistake costs no loading time. Raises InvalidConfig for what cannot be done.
+    """
     read = Environment(environment)
     values = _of_variables(read) | values
     if values.get("fail_on_environ_validation") and (unknown := read.unknown()):
