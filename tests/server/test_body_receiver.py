@@ -37,7 +37,7 @@ class Client:
 
 def read_all(client: Client, limit: int = 100, pace: BodyPace = HURRIED) -> int:
     async def run() -> int:
-        intake, size = BodyReceiver(client.receive, limit, pace, BodyTurns()), 0
+        intake, size = BodyReceiver(client.receive, limit, pace, BodyTurns(), BodyTurns()), 0
         while True:
             message = await intake()
             size += len(message["body"])
@@ -70,7 +70,7 @@ def test_behind_the_body_nothing_is_timed():
 
     async def run() -> None:
         client = Client([part(1, more=False)])
-        intake = BodyReceiver(client.receive, 100, HURRIED, BodyTurns())
+        intake = BodyReceiver(client.receive, 100, HURRIED, BodyTurns(), BodyTurns())
         await intake()
         leaving = asyncio.ensure_future(intake())
         await asyncio.sleep(0.1)

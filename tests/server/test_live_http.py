@@ -30,7 +30,7 @@ def said(connection: socket.socket) -> bytes:
 
 
 def test_hundreds_who_come_while_the_server_is_busy_wait_and_are_answered(live):
-    """The event loop accepts a few at a time; the others wait in the kernel, none is turned away."""
+    """They wait in the kernel, and none is turned away."""
     ask = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     os.kill(live.process.pid, signal.SIGSTOP)
     try:

@@ -73,12 +73,8 @@ class PatientProtocol(H11Protocol):
 
 
 logger = logging.getLogger("tilewise")
-_ACCEPTED_AT_ONCE, _WAITING_CONNECTIONS = 4, 4096
-"""Connections that the event loop accepts before it sees to others again, and those that wait for it in the kernel.
-
-asyncio has one number for both, with which a thousand clients who come at once are all accepted, read and parsed
-before anybody else's turn, which takes seconds.
-"""
+_WAITING_CONNECTIONS = 4096
+"""Connections that wait in the kernel until the event loop accepts them; Linux allows no more by default."""
 _ABORTED = 2.0  # seconds that streams have to say that they were aborted
 
 
@@ -161,7 +157,7 @@ def uvicorn_config(context: Context, routers: Sequence[Router] | None) -> uvicor
         h11_max_incomplete_event_size=config.h11_max_incomplete_event_size,
         ws="none",
         lifespan="on",
-        backlog=_ACCEPTED_AT_ONCE,
+        backlog=_WAITING_CONNECTIONS,
         timeout_keep_alive=config.timeout_keep_alive,
         timeout_graceful_shutdown=1,  # answers have ended by then
         server_header=False,
@@ -186,8 +182,6 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        for listener in sockets or []:
-            listener.listen(_WAITING_CONNECTIONS)
         self._log_started_message(sockets or [])
         self._context.on_give_up(self._end)
 
