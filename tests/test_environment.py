@@ -99,6 +99,12 @@ def test_an_option_that_is_left_open_may_be_set():
     assert EngineConfig.of(environment, sequence_parallel_tokens=0).layout.spread_rows is None
 
 
+def test_all_variables_are_checked_together_before_a_model_is_loaded():
+    Environment({"VLLM_MAX_N_SEQUENCES": "7", "PATH": "/"}).check()
+    with pytest.raises(InvalidConfig, match="VLLM_MAX_N_SEQUENCES must be a whole number"):
+        Environment({"VLLM_MAX_N_SEQUENCES": "many"}).check()
+
+
 def test_no_keys_are_shown():
     found = Environment({"VLLM_API_KEY": "x", "VLLM_USE_V1": "1", "TILEWISE_HOME": "/t", "PATH": "/"}).shown
     assert found == {"TILEWISE_HOME": "/t", "VLLM_USE_V1": "1"}

@@ -113,5 +113,7 @@ def test_a_process_is_offered_on_top_of_what_it_was_before(more):
 
 def test_an_extra_is_named_by_what_brings_it():
     require_extra("json", "never", "Reading")
+    with pytest.raises(InvalidConfig, match=r"^Serving needs no_such_package.part, which is an extra"):
+        require_extra("no_such_package.part", "ray", "Serving")
     with pytest.raises(InvalidConfig, match=r"^Drawing needs no_such_package, .* pip install 'tilewise\[plot\]'\.$"):
         require_extra("no_such_package", "plot", "Drawing")

@@ -125,6 +125,12 @@ class Environment:
     def here(cls) -> Environment:
         return cls(os.environ)
 
+    def check(self) -> None:
+        """Raise InvalidConfig if any variable is set to what it cannot be: said before a model is loaded."""
+        for variable in vars(type(self)).values():
+            if isinstance(variable, Variable):
+                variable.value(self.variables)
+
     api_key = text("VLLM_API_KEY", "key of requests, as --api-key", option="api_key")
     keep_alive = text(
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "seconds that an idle connection is kept", option="timeout_keep_alive"

@@ -140,6 +140,9 @@ def require_extra(package: str, extra: str, work: str) -> None:
 
     It is asked for before work begins that could not end without it.
     """
-    found = find_spec(package)
+    try:
+        found = find_spec(package)
+    except ModuleNotFoundError:  # of a module in a package that is not there
+        found = None
     if found is None or found.origin is None:  # a folder of that name, which Python takes for a package of no modules
         raise InvalidConfig(f"{work} needs {package}, which is an extra: pip install 'tilewise[{extra}]'.")

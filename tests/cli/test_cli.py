@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,9 @@ from tests.served import PICTURES
 from tests.tiny import SPECS, TWINS, write_original
 from tilewise import __version__
 from tilewise.cli import main
-from tilewise.cli.ask import ASK, AnswerOptions, AskOptions
+from tilewise.cli.ask import ASK, AnswerOptions, AskOptions, media_part
 from tilewise.cli.flags.settings import engine_options
+from tilewise.config import EngineConfig
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,50 @@ def test_ask_prints_the_answer_and_the_statistics(model, tmp_path):
     line = next(line for line in done.stderr.splitlines() if line.startswith("download 0.000 s, decode media "))
     parts = [part.rsplit(" ", 2)[0] for part in line.partition(";")[0].split(", ")]
     assert parts == ["download", "decode media", "preprocess", "queue", "prefill", "decode"]
+
+
+def test_a_file_is_a_picture_or_a_video_by_what_is_in_it(tmp_path):
+    """A GIF that does not move is a picture, whatever its name says."""
+    frames = [Image.new("RGB", (30, 20), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(tmp_path / "still.gif")
+    frames[0].save(tmp_path / "picture.mp4", "PNG")
+    frames[0].save(tmp_path / "moves.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "moves", "GIF", save_all=True, append_images=frames[1:])
+    found = {path.name: media_part(str(path), EngineConfig())["type"] for path in tmp_path.iterdir()}
+    video = {"moves.gif": "video_frames", "moves": "video_frames"}
+    assert found == {"still.gif": "image_pil", "picture.mp4": "image_pil", **video}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("a.png",), "a.png is a file, and no question: put one behind it"),
+        (("What?", "a.png", "is it"), "What?: no such file. The question is the last word of the line"),
+        ((".", "What?"), ". is a folder: name the files in it"),
+        (("a.png", "What?", "--draw", "nowhere/out.png"), "there is no folder nowhere"),
+        (("a.png", "caf\udce9"), "is not UTF-8"),
+    ],
+)
+def test_words_in_the_wrong_place(words, message, tmp_path, monkeypatch, capsys):
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert main(["ask", *words]) in (1, 2)
+    assert message in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tilewise", "inspect", "demo"], stdout=full, stderr=subprocess.PIPE
+        )
+    assert (done.returncode, done.stderr.decode()) == (1, "tilewise: the output: No space left on device.\n")
+
+
+def test_a_terminal_that_lacks_characters_loses_no_answer():
+    words = ["ask", f"{PICTURES / 'chinese_question.png'}", "Which word is it? <image> 图中的字是什么？"]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-m", "tilewise", *words], capture_output=True, env=ascii_only)
+    assert (done.returncode, done.stdout.isascii()) == (0, True), done.stderr
 
 
 def test_generate_reads_a_raw_prompt_from_standard_input(model):

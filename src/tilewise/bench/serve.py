@@ -102,8 +102,9 @@ def first_model(target: Target) -> str:
             return str(answer.json()["data"][0]["id"])
     except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
         raise NotReady(
-            f"{target.url}/v1/models does not say which model is served ({error}): is a server there? "
-            "Start one with `tilewise serve`, name another with --base-url, or the model with --model."
+            f"{target.url}/v1/models does not say which model is served ({error}): is a server there, and is "
+            "OPENAI_API_KEY its key? Start one with `tilewise serve`, name another with --base-url, or the model with "
+            "--model."
         ) from None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 
@@ -60,7 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words in (["version"], ["--version"], ["-v"]):
         print(__version__)
         return 0
+    with suppress(AttributeError):  # a stream of another kind, which takes any character
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
+        _check_words(words)
         code = TILEWISE.call(words)
         sys.stdout.flush()
         return code
@@ -72,5 +76,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read the output has seen enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _throw_output_away()
         return 141
+    except OSError as error:  # a full disk, above all
+        _throw_output_away()
+        print(f"tilewise: {error.filename or 'the output'}: {error.strerror}.", file=sys.stderr)
+        return 1
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Raise BadUsage for a word that is not UTF-8, whose bytes Python keeps as halves of surrogate pairs."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(word).decode("utf-8", "backslashreplace")
+            raise BadUsage(f"{shown:.80} is not UTF-8: set the terminal's encoding to UTF-8.") from None
+
+
+def _throw_output_away() -> None:
+    """Have the interpreter write to nowhere what it still holds, which it cannot write to where it should."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

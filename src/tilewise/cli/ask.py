@@ -76,11 +76,13 @@ def ask(line: CommandLine) -> int:
     # The question and local pictures first: a mistake should not cost a model's loading time.
     given = engine_options(line)
     config = EngineConfig.of(**given)
+    if not options.media and Path(options.question).is_file():
+        raise InvalidRequest(f"{options.question} is a file, and no question: put one behind it, in quotes.")
     parts = [media_part(source, config) for source in options.media]
     drawn = None if options.draw is None else BoxDrawing.of(parts, options.draw)
     if drawn is not None:
         sampling = sampling.with_(skip_special_tokens=False)  # <ref> and <box> are such
-    asked = [*parts, question_part(options.question, options.media)]
+    asked = [*parts, question_part(options.question, parts)]
     messages: list[dict[str, Any]] = [{"role": "user", "content": asked}]
     if options.system is not None:
         messages.insert(0, {"role": "system", "content": options.system})
@@ -91,6 +93,8 @@ def ask(line: CommandLine) -> int:
             print(text, end="", flush=True)
             whole = output
     print()
+    if whole is not None and not whole.outputs[0].text:
+        print("(The model ended at once: it had nothing to say.)", file=sys.stderr)
     if whole is not None and drawn is not None:
         drawn.write(whole.outputs[0].text)
     if options.stats and whole is not None:
@@ -115,6 +119,8 @@ class BoxDrawing:
             raise InvalidRequest(f"--draw {file}: boxes are drawn over a picture: give one that is a file here.")
         if file.suffix.lower() not in Image.registered_extensions():
             raise InvalidRequest(f"--draw {file}: {file.suffix or 'no ending'} is no kind of picture: take .png.")
+        if not file.parent.is_dir():
+            raise InvalidRequest(f"--draw {file}: there is no folder {file.parent}.")
         return cls(pictures[-1], file)
 
     def write(self, answer: str) -> None:
@@ -166,23 +172,44 @@ def media_part(source: str, config: EngineConfig) -> dict[str, Any]:
     from tilewise.inputs.media.video import FrameChoice, read_video
 
     opening = Opening.of(config)
-    kind = "video" if source.lower().endswith(VIDEOS) else "image"
     if "://" in source:
+        kind = "video" if source.lower().endswith(VIDEOS) else "image"
         return {"type": f"{kind}_url", f"{kind}_url": source}
-    if kind == "image":
+    if not Path(source).exists():
+        raise InvalidRequest(f"{source}: no such file. The question is the last word of the line: put it in quotes.")
+    if not _is_video(source):
         return {"type": "image_pil", "image_pil": open_image(source, opening.limits)}
     choice = FrameChoice(config.num_frames, config.fps)
     return {"type": "video_frames", "video_frames": read_video(source, choice, opening)}
 
 
-def question_part(question: str, media: Sequence[str]) -> dict[str, str]:
-    """Return the question about these files or URLs as a content part.
+def _is_video(path: str) -> bool:
+    """Tell by what is in a file whether it is a video: of GIFs, those that move."""
+    from PIL import Image
+
+    from tilewise.inputs.media.file_kind import kind_of
+
+    try:
+        with Path(path).open("rb") as file:
+            kind = kind_of(file.read(4096))
+        if kind is not None and kind.name == "a GIF picture":
+            with Image.open(path) as image:
+                return bool(getattr(image, "is_animated", False))
+    except OSError:  # said when it is opened as what its name says
+        kind = None
+    if kind is None or kind.family == "other":
+        return path.lower().endswith(VIDEOS)
+    return kind.family == "video"
+
+
+def question_part(question: str, media: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return the question about these parts of pictures and videos as a content part.
 
     Several pictures are numbered, as the model cards do; a question with its own markers stays as it is.
     """
     if not question.strip():
         raise InvalidRequest("The question is empty.")
-    videos = any(source.lower().endswith(VIDEOS) for source in media)
+    videos = any(part["type"].startswith("video") for part in media)
     if len(media) > 1 and not videos and "<image>" not in question:
         question = "".join(f"Image-{number}: <image>\n" for number in range(1, len(media) + 1)) + question
     return {"type": "text", "text": question}
@@ -250,7 +277,7 @@ def user_message(question: str, paths: list[Path]) -> dict[str, Any]:
     from tilewise.inputs.media.images import open_image
 
     parts: list[dict[str, Any]] = [{"type": "image_pil", "image_pil": open_image(path)} for path in paths]
-    return {"role": "user", "content": [*parts, question_part(question, list(map(str, paths)))]}
+    return {"role": "user", "content": [*parts, question_part(question, parts)]}
 
 
 ASK = Verb(

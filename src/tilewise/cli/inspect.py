@@ -105,7 +105,7 @@ def _conversation(options: InspectOptions, words: list[str], config: EngineConfi
     if words:
         message, media = _with_files(words, question, config)
     else:
-        text = question_part(question, [""] * len(sizes))["text"]
+        text = question_part(question, [{"type": "image_pil"}] * len(sizes))["text"]
         message, media = Message("user", text, images=len(sizes)), list(sizes)
     system = [] if options.system is None else [Message("system", options.system)]
     return Conversation([*system, message], media, options.thinking or None)
@@ -120,7 +120,8 @@ def _with_files(files: list[str], question: str, config: EngineConfig) -> tuple[
     from tilewise.inputs.media.tiling import LimitedPicture, Picture
     from tilewise.inputs.messages import read_messages
 
-    parts = [*[media_part(source, config) for source in files], question_part(question, files)]
+    shown = [media_part(source, config) for source in files]
+    parts = [*shown, question_part(question, shown)]
     messages, media = read_messages([{"role": "user", "content": parts}], media_reader(config))
 
     def size_of(picture: Picture) -> Size:

@@ -11,6 +11,7 @@ from functools import partial
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp
 
 from tilewise.environment import Environment
@@ -63,6 +64,8 @@ def create_app(context: Context, routers: Sequence[Router] | None = None) -> ASG
         from tilewise.ui.servers import Servers
 
         mount(app, Servers((f"{config.url}/v1",)), UI_PATH)
+        app.add_route("/", lambda _: RedirectResponse(config.root_path + UI_PATH))
+        open_paths = (*open_paths, "/")
     app.add_exception_handler(HTTPException, routing_error(api_routes(routers)))
     if context.service.tracing is not None:
         app.add_middleware(TraceContext)

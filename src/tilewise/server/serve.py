@@ -19,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tilewise.config import EngineConfig
 from tilewise.console import http_log_config
+from tilewise.environment import Environment
 from tilewise.errors import EngineDead, InvalidConfig
 from tilewise.host import allow_many_open_files
 from tilewise.ignored import LOG
@@ -92,6 +93,7 @@ async def serve(
     """
     started = time.perf_counter()
     allow_many_open_files()
+    Environment.here().check()
     if config.metrics_without_key:
         LOG.take(
             {"--metrics-without-key": "/metrics asks for no key unless --metrics-with-key says so"}, "tilewise serve"

@@ -54,7 +54,8 @@ class ServerOptions:
     def target(self) -> Target:
         from tilewise.bench.client import Target
 
-        url = self.base_url or f"http://{self.host}:{self.port}"
+        # Other verbs and clients name the API's root, which is the same server.
+        url = (self.base_url or f"http://{self.host}:{self.port}").rstrip("/").removesuffix("/v1")
         if not url.startswith(("http://", "https://")):
             raise InvalidConfig(f"--base-url must begin with http:// or https://, got {url!r}.")
         dialect = DIALECTS[self.backend]

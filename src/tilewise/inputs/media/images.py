@@ -147,6 +147,8 @@ def open_image(
         check_size(image.size, limits, name)  # HEIC may come out in another size than its header said
     except FileNotFoundError:
         raise InvalidMedia(f"{name}: no such file.") from None
+    except IsADirectoryError:
+        raise InvalidMedia(f"{name} is a folder: name the files in it.") from None
     except UnidentifiedImageError:
         raise InvalidMedia(f"{name} {_no_picture(content)}") from None
     except Image.DecompressionBombError as error:
