@@ -9,6 +9,7 @@ help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(VENV)/installed: pyproject.toml
+	@echo "Installing into $(VENV), with all that tests need: some minutes, and 2.3 GB of disk."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@# Only for the Qwen and Mistral vocabularies that they ship as data, which tests read; none of their code runs.
