@@ -106,7 +106,8 @@ class MemoryGroup:
     def held(self) -> int:
         """Bytes that the processes hold, without those of files, which the kernel takes back when it needs them."""
         lines = dict(line.split() for line in (self._folder / "memory.stat").read_text().splitlines())
-        return int(lines["total_rss"]) if self._first else int(lines["anon"]) + int(lines["shmem"])
+        names = ("total_rss", "total_shmem") if self._first else ("anon", "shmem")
+        return sum(int(lines[name]) for name in names)
 
     def limit(self, size: int) -> None:
         (self._folder / ("memory.limit_in_bytes" if self._first else "memory.max")).write_text(f"{size}")
@@ -133,7 +134,7 @@ class Watch(threading.Thread):
     def run(self) -> None:
         down = None
         client = httpx.Client(base_url=self._url, timeout=120, trust_env=False, headers={"Connection": "close"})
-        while not self.ends.wait(0.05):
+        while not self.ends.wait(0.05) or down is not None:
             began = time.monotonic()
             up = client.get("/health").status_code == 200
             self.took.append(time.monotonic() - began)
