@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Delta = SequenceDelta | SequenceFailure | RequestRefused
 News = deque[Delta]
-"""What steps have brought for the requests of one caller, and it has not looked at yet."""
+"""Tokens, failures and refusals that steps have brought for one caller, who has yet to look at them."""
 
 
 def make_core(launch: Launch) -> tuple[EngineCore | RemoteCore, Sequence[EngineCore | Supervisor], Resolved]:
@@ -68,7 +68,7 @@ class AnswerLoop:
         self._later: list[Callable[[], None]] = []
         """Calls of the engine that wait for the end of the step that is being computed."""
         self._news: dict[str, News] = {}
-        """Where the news of each request goes."""
+        """The news of its caller, for each request."""
 
     @property
     def counters(self) -> Counters:

@@ -82,7 +82,7 @@ class Preparer:
     """The pictures already cut."""
     resize: Resize = field(default=by_pillow, repr=False)
     opener: MediaOpener | None = field(default=None, repr=False)
-    """What opens and cuts pictures that come as files; None = they come open."""
+    """The opener of pictures that come as files; None = they come open."""
     clock: Clock = field(default=time.monotonic, repr=False)
     _numbers: itertools.count[int] = field(default_factory=itertools.count, repr=False)
 

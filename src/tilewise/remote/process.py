@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from tilewise.inputs.grammar import Grammars
 
 _KILLED_SOONER = 200
-"""How much sooner than the server an engine is killed when memory ends, of 1000: it is back in seconds."""
+"""Points of 1000 by which an engine is killed sooner than the server when memory ends: it is back in seconds."""
 
 
 class Inbox:

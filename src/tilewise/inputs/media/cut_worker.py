@@ -70,7 +70,7 @@ Job = CutPictureJob | ReadVideoJob
 
 @dataclass(frozen=True, slots=True)
 class CutWorker:
-    """What does the jobs of this process."""
+    """The worker that does the jobs of this process."""
 
     memory: TileMemory
     resize: Resize

@@ -59,7 +59,8 @@ class _Worker:
 
 
 Take = Callable[[Told, Connection], None]
-"""What gets the answer to a job, and the link that pixels come over behind it. It may raise a TilewiseError."""
+"""A function that gets the answer to a job, and the link that pixels come over behind it. It may raise a TilewiseError.
+"""
 
 
 @dataclass(slots=True)

@@ -109,12 +109,12 @@ class UnopenedFile:
     content: bytes
     is_base64: bool
     name: str
-    """What errors call it; "" = the picture, or the video."""
+    """The name that errors have for it; "" = the picture, or the video."""
     where: str
     """Place of the part in the request, for errors."""
     opening: Opening
     budget: MediaBudget
-    """What its request may still take."""
+    """The bytes and seconds that its request may still take."""
 
 
 def on_background(image: Image.Image, opening: Opening) -> Image.Image:

@@ -181,7 +181,7 @@ class MediaReader:
     ignored: Ignored = field(default_factory=Ignored)
     """Names of what was left out of the media, from LEFT_OUT."""
     opener: MediaOpener | None = field(default=None, repr=False)
-    """What opens files, in processes of their own; None = they are opened here."""
+    """The opener of files, in processes of their own; None = they are opened here."""
 
     def timed(
         self,
