@@ -150,3 +150,13 @@ def prompt(name: str, content: int, text: int, tiles: int = 0, size: int = 56, *
     ids[2:2] = [0] * (4 * tiles)
     params = SamplingParams(**{"temperature": 0, "max_tokens": 8, **sampling})
     return Request(name, tuple(ids), params, images)
+
+
+def few_requests() -> list[Request]:
+    """Return requests of all kinds: a text, a picture, one that is drawn, a long one."""
+    return [
+        prompt("text", 3, 9, max_tokens=6),
+        prompt("picture", 2, 5, tiles=2, max_tokens=5),
+        prompt("drawn", 5, 12, temperature=0.8, top_p=0.9, seed=7, max_tokens=6),
+        prompt("long", 6, 40, max_tokens=4),
+    ]

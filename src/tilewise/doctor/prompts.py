@@ -135,13 +135,12 @@ class OwnPrompts:
         for source, files in own_templates(folder).items():
             results = render_all(source, [probe.wire for probe in probes], tokens)
             texts = [result.get("text") for result in results]
-            ids = [None if text is None else self._started(self.inputs.tokenizer.encode_raw(text)) for text in texts]
+            ids = [
+                None if text is None else self.inputs.spec.started(self.inputs.tokenizer.encode_raw(text))
+                for text in texts
+            ]
             counts = tuple(None if found is None else len(found) for found in ids)
             yield PromptVariant(("template",), f"the template is the checkpoint's {' and '.join(files)}", counts)
-
-    def _started(self, ids: list[int]) -> list[int]:
-        start = self.inputs.spec.start_id
-        return ids if start is None or ids[:1] == [start] else [start, *ids]
 
     # -------------------------------------------------------------- pictures
 

@@ -51,9 +51,7 @@ def _message(turn: Mapping[str, Any]) -> Message:
 
 def raw_ids(inputs: Preparer, text: str) -> TokenIds:
     """Return the tokens of a raw prompt: special tokens count as such, and the model's start token, if any, leads."""
-    ids = inputs.tokenizer.encode_raw(text)
-    start = inputs.spec.start_id
-    return tuple(ids if start is None or ids[:1] == [start] else [start, *ids])
+    return tuple(inputs.spec.started(inputs.tokenizer.encode_raw(text)))
 
 
 def before_everything(inputs: Preparer) -> int:

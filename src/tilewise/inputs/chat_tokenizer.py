@@ -85,9 +85,7 @@ class ChatTokenizer:
         if not isinstance(text, str):
             raise InvalidRequest(f"encode takes a text, got {type(text).__name__}: call the tokenizer for several.")
         ids = self._tokenizer.encode_raw(text)
-        start = self._spec.start_id
-        if add_special_tokens and start is not None and ids[:1] != [start]:
-            ids = [start, *ids]
+        ids = self._spec.started(ids) if add_special_tokens else ids
         return ids[:max_length] if truncation else ids
 
     def __call__(self, text: str | Sequence[str], **options: Any) -> Encoding:
@@ -165,9 +163,8 @@ class ChatTokenizer:
         if not ids:
             return to_string(pieces)
         framed = [self._tokenizer.special_id(token) for token in (IMAGE_START, IMAGE_CONTEXT, IMAGE_END)]
-        start = [] if self._spec.start_id is None else [self._spec.start_id]
-        found = self._tokenizer.encode_pieces(pieces)
-        return [*start, *(token for item in found for token in (framed if isinstance(item, ImageSlot) else [item]))]
+        found = self._spec.started(self._tokenizer.encode_pieces(pieces))
+        return [token for item in found for token in (framed if isinstance(item, ImageSlot) else [item])]
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
         """Return the id of a token, None if there is none; a list for a list."""

@@ -142,7 +142,7 @@ class Preparer:
 
     def chat_ids(self, pieces: Sequence[Piece]) -> list[int | ImageSlot]:
         """Return ids of a template's pieces behind the start token, if there is one; pictures are slots still."""
-        return self._started(self.tokenizer.encode_pieces(pieces))
+        return self.spec.started(self.tokenizer.encode_pieces(pieces))
 
     def prompt(
         self,
@@ -167,7 +167,7 @@ class Preparer:
         images = self._tile_all(pictures, processor)
         if isinstance(prompt, str):
             text_ids = self._raw_ids(prompt, pictures)
-            ids, text = self._started(text_ids) if start else text_ids, prompt
+            ids, text = self.spec.started(text_ids) if start and text_ids else text_ids, prompt
         else:
             ids, text = self._slots_for_ids(prompt, images), None
         ids = self._cut_to(ids, sampling, keep_last, cut)
@@ -248,11 +248,6 @@ class Preparer:
             )
         kept = fits if keep_last == -1 else keep_last
         return ids[-kept:] if cut == "left" else ids[:kept]
-
-    def _started(self, ids: list[int | ImageSlot]) -> list[int | ImageSlot]:
-        """Put the start token before the ids of a text that lacks it; prompts that come as ids do without this."""
-        start = self.spec.start_id
-        return ids if start is None or not ids or ids[0] == start else [start, *ids]
 
     def _raw_ids(self, prompt: str, media: Sequence[Picture | Video]) -> list[int | ImageSlot]:
         videos = _lengths(media)

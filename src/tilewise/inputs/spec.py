@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from tilewise.errors import InvalidCheckpoint, did_you_mean
 from tilewise.inputs.jinja import as_published
@@ -13,6 +14,8 @@ from tilewise.inputs.templates import MARKS, TEMPLATES, THINK, THOUGHT, Template
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.inputs.tool_text import TOOL_FORMS
 from tilewise.weights.folder import INTERN_S1, QIANFAN_OCR, SKYWORK_R1V, CheckpointFolder, Section, format_name
+
+Id = TypeVar("Id")
 
 # The -hf format names no template. Its checkpoints are of the 2.5, 3 and 3.5 generations, which share one, but for
 # GPT-OSS.
@@ -63,6 +66,11 @@ class InputSpec:
         ends = frozenset[int]().union(*end_ids(folder, template, tokenizer).values())
         start, header = _start_id(folder, tokenizer), _header_ids(template, tokenizer)
         return cls(template, tiling, tokens_per_tile(folder), ends, start, header)
+
+    def started(self, ids: Sequence[Id | int]) -> list[Id | int]:
+        """Return ids behind the start token, if the model has one and they do not begin with it."""
+        start = self.start_id
+        return [*ids] if start is None or [*ids[:1]] == [start] else [start, *ids]
 
 
 def tokens_per_tile(folder: CheckpointFolder) -> int:

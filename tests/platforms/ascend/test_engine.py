@@ -12,22 +12,13 @@ import pytest
 import torch
 
 from tests.equal.contract import assert_same
-from tests.equal.driver import Engine, prompt
+from tests.equal.driver import Engine, few_requests
 from tests.platforms.ascend.device import FakeNpu, capturer, interface, lenient_ops, strict, strict_ops
 from tests.tiny import SPECS, write_original
 from tilewise.platforms.ops import Ops
 
 SIZES = (1, 2, 4)
 MODELS = ("qwen2-300m", "qwen3-6b-tied", "internlm2-300m", "phi3-300m", "qwen3moe-300m-head", "gptoss-300m-head")
-
-
-def requests():
-    return [
-        prompt("text", 3, 9, max_tokens=6),
-        prompt("picture", 2, 5, tiles=2, max_tokens=5),
-        prompt("drawn", 5, 12, temperature=0.8, top_p=0.9, seed=7, max_tokens=6),
-        prompt("long", 6, 40, max_tokens=4),
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +29,19 @@ def folders(tmp_path_factory):
 @pytest.mark.parametrize("name", MODELS)
 def test_answers_are_those_of_the_reference(folders, monkeypatch, name):
     folder = folders[name]
-    expected = Engine(folder, Ops(), graphs=False).run(requests(), monkeypatch)
+    expected = Engine(folder, Ops(), graphs=False).run(few_requests(), monkeypatch)
     npu = FakeNpu()
     engine = Engine(folder, lenient_ops(), capturer=capturer(npu), graph_sizes=SIZES, block_size=128, num_blocks=17)
-    assert_same(engine.run(requests(), monkeypatch), expected, 5e-5)
+    assert_same(engine.run(few_requests(), monkeypatch), expected, 5e-5)
     assert npu.captured, "steps of one token are captured"
 
 
 @pytest.mark.parametrize("changes", [{"overlap": True}, {"max_num_batched_tokens": 13}], ids=str)
 def test_overlapped_steps_and_chunks(folders, monkeypatch, changes):
     folder = folders["qwen2-300m"]
-    expected = Engine(folder, Ops(), graphs=False).run(requests(), monkeypatch)
+    expected = Engine(folder, Ops(), graphs=False).run(few_requests(), monkeypatch)
     options = {"capturer": capturer(FakeNpu()), "graph_sizes": SIZES, "block_size": 128, "num_blocks": 17}
-    assert_same(Engine(folder, lenient_ops(), **options, **changes).run(requests(), monkeypatch), expected, 2e-5)
+    assert_same(Engine(folder, lenient_ops(), **options, **changes).run(few_requests(), monkeypatch), expected, 2e-5)
 
 
 def test_all_sizes_are_captured_before_anything_is_asked(folders, monkeypatch):
@@ -59,8 +50,8 @@ def test_all_sizes_are_captured_before_anything_is_asked(folders, monkeypatch):
     engine.run([], monkeypatch)
     engine.runner._runner.capture_graphs()
     assert npu.captured == len(SIZES)
-    expected = Engine(folders["qwen2-300m"], Ops(), graphs=False).run(requests(), monkeypatch)
-    assert_same(engine.run_more(requests(), monkeypatch), expected, 2e-5)
+    expected = Engine(folders["qwen2-300m"], Ops(), graphs=False).run(few_requests(), monkeypatch)
+    assert_same(engine.run_more(few_requests(), monkeypatch), expected, 2e-5)
 
 
 CARD = {"head_dim": 64, "heads": 4, "kv_heads": 2, "hidden": 64, "vision_hidden": 128, "vision_heads": 2}
@@ -84,7 +75,7 @@ def test_a_card_takes_every_call(tmp_path, monkeypatch, name, store, dtype):
     for ops in (Ops(), strict_ops()):
         with strict():
             engine = Engine(folder, ops, dtype=dtype, store=getattr(ops, store), graphs=False, **sizes)
-            found[type(ops) is Ops] = engine.run(requests(), monkeypatch)
+            found[type(ops) is Ops] = engine.run(few_requests(), monkeypatch)
     for request, (_, logits) in found[True].items():
         difference = (found[False][request][1][0] - logits[0]).abs().max()
         assert difference < 0.1 * logits[0].abs().max(), request

@@ -15,7 +15,7 @@ import pytest
 from torch import Tensor
 
 from tests.equal.contract import assert_same
-from tests.equal.driver import Engine, prompt
+from tests.equal.driver import Engine, few_requests, prompt
 from tests.tiny import SPECS, write_original
 from tilewise.platforms.base import Capture
 from tilewise.platforms.cuda import H100
@@ -76,15 +76,6 @@ class LateStreams:
         return LateEvent(self._random.randint(0, 4))
 
 
-def requests():
-    return [
-        prompt("text", 3, 9, max_tokens=6),
-        prompt("picture", 2, 5, tiles=2, max_tokens=5),
-        prompt("drawn", 5, 12, temperature=0.8, top_p=0.9, seed=7, max_tokens=6),
-        prompt("long", 6, 40, max_tokens=4),
-    ]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_original(tmp_path_factory.mktemp("model"), SPECS["qwen2-300m"])
@@ -93,7 +84,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def expected(folder):
     with pytest.MonkeyPatch.context() as patch:
-        return Engine(folder, Ops(), graphs=False).run(requests(), patch)
+        return Engine(folder, Ops(), graphs=False).run(few_requests(), patch)
 
 
 WAYS = {
@@ -109,7 +100,7 @@ WAYS = {
 @pytest.mark.parametrize("changes", WAYS.values(), ids=WAYS)
 def test_answers_are_those_of_the_reference(folder, expected, monkeypatch, changes):
     engine, in_kernels = Engine(folder, **changes), isinstance(changes.get("ops"), TritonOps)
-    asked = requests()[1:3] if in_kernels else requests()  # the interpreter takes its time
+    asked = few_requests()[1:3] if in_kernels else few_requests()  # the interpreter takes its time
     found = engine.run(asked, monkeypatch)
     assert_same(found, {name: expected[name] for name in found}, 2e-5)
     assert len(found) == len(asked)
@@ -129,10 +120,10 @@ OTHER_MODELS = {
 @pytest.mark.parametrize(("spec", "changes"), OTHER_MODELS.values(), ids=OTHER_MODELS)
 def test_other_models_in_kernels(tmp_path, monkeypatch, spec, changes):
     folder = write_original(tmp_path / spec, SPECS[spec])
-    expected = Engine(folder, Ops(), graphs=False, **changes).run(requests(), monkeypatch)
+    expected = Engine(folder, Ops(), graphs=False, **changes).run(few_requests(), monkeypatch)
     ops = TritonOps(H100)
     engine = Engine(folder, ops, capturer=capturer, graph_sizes=SIZES, **changes)
-    assert_same(engine.run(requests(), monkeypatch), expected, 1e-3 if changes else 5e-5)
+    assert_same(engine.run(few_requests(), monkeypatch), expected, 1e-3 if changes else 5e-5)
     assert not ops.left_out
 
 
@@ -144,7 +135,7 @@ def test_rounded_weights_in_kernels(tmp_path, monkeypatch, kind):
     found = {}
     for ops in (Ops(), TritonOps(H100)):
         store = ops.store_int8 if kind == "int8" else fp8_store(ops)
-        found[type(ops)] = Engine(folder, ops, store=store, graphs=False).run(requests(), monkeypatch)
+        found[type(ops)] = Engine(folder, ops, store=store, graphs=False).run(few_requests(), monkeypatch)
     assert_same(found[TritonOps], found[Ops], 1e-3)
 
 
@@ -162,7 +153,7 @@ def test_all_sizes_are_captured_before_anything_is_asked(folder, expected, monke
     local.capture_graphs()
     assert list(local._lane._encoders[0]._batches) == [8, 4, 2, 1]
     assert [len(counts) for counts in local._forward._captured] == [4, 2, 1]
-    found = engine.run_more(requests(), monkeypatch)
+    found = engine.run_more(few_requests(), monkeypatch)
     assert_same(found, expected, 2e-5)
     assert len(local._forward._captured) == 3, "steps were filled up to these"
 
