@@ -13,7 +13,7 @@ from tilewise.errors import InvalidField, UnknownOption
 from tilewise.foreign.keywords import ForeignKeyword, no_effect, refused
 from tilewise.foreign.modules import finder_of
 from tilewise.ignored import LOG, Ignored
-from tilewise.structured_outputs import StructuredOutputsParams, checked, switch, texts
+from tilewise.structured_outputs import LARGEST, StructuredOutputsParams, checked, switch, texts
 from tilewise.units import to_python
 
 logger = logging.getLogger("tilewise")
@@ -38,12 +38,8 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-_LARGEST = 2**31 - 1
-"""Largest whole number of an option: what devices count with has 32 bits or 64."""
-
-
 def _whole_from(least: int) -> Callable[[Any], bool]:
-    return lambda value: _whole(value) and least <= value <= _LARGEST
+    return lambda value: _whole(value) and least <= value <= LARGEST
 
 
 def _ids(value: Any) -> bool:
@@ -113,7 +109,7 @@ class SamplingParams:
     temperature: float = checked(1.0, "a number >= 0", lambda value: 0 <= value < float("inf"), prepare=_warm)
     """0 = greedy: always the likeliest token."""
     top_p: float = checked(1.0, "in (0, 1]", lambda value: 0 < value <= 1)
-    top_k: int = checked(0, f"0 or -1 (off) or a whole number from 1 to {_LARGEST}", _whole_from(-1))
+    top_k: int = checked(0, f"0 or -1 (off) or a whole number from 1 to {LARGEST}", _whole_from(-1))
     """0 or -1 = all tokens."""
     min_p: float = checked(0.0, "in [0, 1]", lambda value: 0 <= value <= 1)
     seed: int | None = checked(None, "a whole number", _whole, prepare=_seed)

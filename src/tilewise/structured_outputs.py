@@ -12,6 +12,9 @@ from tilewise.foreign.keywords import no_effect, take_all
 from tilewise.ignored import LOG, Ignored
 from tilewise.units import to_python
 
+LARGEST = 2**31 - 1
+"""Largest whole number of an option: what devices count with has 32 bits or 64."""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -36,7 +39,8 @@ class Rule:
         except (TypeError, ValueError):
             fine = False
         if not fine:
-            raise InvalidField(name, f"{name} must be {self.wanted}, got {value!r:.200}.")
+            most = f", at most {LARGEST}" if isinstance(value, int) and value > LARGEST else ""
+            raise InvalidField(name, f"{name} must be {self.wanted}{most}, got {value!r:.200}.")
         if self.most is not None and len(value or ()) > self.most:
             raise InvalidField(name, f"{name} may have at most {self.most} entries, got {len(value)}: send fewer.")
         return value
