@@ -126,5 +126,5 @@ def test_forms_of_answers_survive_pickling():
 
 
 def test_the_largest_number_is_named_to_whoever_exceeds_it():
-    with pytest.raises(InvalidRequest, match="^max_tokens must be a whole number >= 1, at most 2147483647, got 10000"):
+    with pytest.raises(InvalidRequest, match=r"^max_tokens must be a whole number >= 1, at most 2147483647, got 10000"):
         SamplingParams(max_tokens=10**12)
