@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
@@ -259,7 +260,12 @@ class SamplingParams:
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
     def with_(self, **changes: Any) -> SamplingParams:
-        return dataclasses.replace(self, **changes)
+        """Return a copy with other values, checked as a whole."""
+        found = copy.copy(self)  # values were checked when they were set, but for a dict that was changed since
+        for name, value in ({"logit_bias": self.logit_bias} | changes).items():
+            setattr(found, name, value)
+        found._check_together()
+        return found
 
 
 _ALIASES = {"guided_decoding": "structured_outputs"}
