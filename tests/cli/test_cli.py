@@ -90,6 +90,17 @@ def test_a_full_disk_is_one_line():
     assert (done.returncode, done.stderr.decode()) == (1, "tilewise: the output: No space left on device.\n")
 
 
+@pytest.mark.parametrize("words", [("inspect", "demo"), ("tools", "twin", "--list")])
+def test_whoever_reads_may_have_seen_enough(words):
+    """Tables are printed by rich, which has a status of its own for this."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tilewise", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert (process.wait(), process.stderr.read()) == (141, b"")
+    process.stderr.close()
+
+
 def test_a_terminal_that_lacks_characters_loses_no_answer():
     words = ["ask", f"{PICTURES / 'chinese_question.png'}", "Which word is it? <image> 图中的字是什么？"]
     ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}

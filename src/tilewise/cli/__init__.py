@@ -78,6 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough, as `head` has
         _throw_output_away()
         return 141
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # rich ends the program where it meets one
+            return 141
+        raise
     except OSError as error:  # a full disk, above all
         _throw_output_away()
         print(f"tilewise: {error.filename or 'the output'}: {error.strerror}.", file=sys.stderr)
