@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import tilewise
-from tests.platforms.cuda.test_engine import requests
+from tests.equal.driver import few_requests
 from tests.tiny import SPECS, write_original
 from tilewise import LLM, SamplingParams
 from tilewise.platforms import current_platform
@@ -52,7 +52,7 @@ def test_answers_are_those_of_the_cpu(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("spec", ["qwen3moe-300m-head", "internlm2-300m"])
 def test_other_backbones_answer_as_on_the_cpu(spec: str, tmp_path: Any) -> None:
     folder = write_original(tmp_path / spec, SPECS[spec])
-    ids = [request.prompt_ids for request in requests() if not request.images]
+    ids = [request.prompt_ids for request in few_requests() if not request.images]
     found = []
     for device in ("cuda", "cpu"):
         with LLM(str(folder), device=device, **OPTIONS) as llm:
