@@ -191,8 +191,9 @@ def _is_video(path: str) -> bool:
 
     try:
         with Path(path).open("rb") as file:
-            kind = kind_of(file.read(4096))
-        if kind is not None and kind.name == "a GIF picture":
+            head = file.read(4096)
+        kind = kind_of(head)
+        if head.startswith(b"GIF8"):
             with Image.open(path) as image:
                 return bool(getattr(image, "is_animated", False))
     except OSError:  # said when it is opened as what its name says

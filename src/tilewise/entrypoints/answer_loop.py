@@ -132,8 +132,8 @@ class AnswerLoop:
         with self._turn:
             self._stepping = False
             for delta in deltas:
-                if delta.request_id in self._news:
-                    self._news[delta.request_id].append(delta)
+                if (news := self._news.get(delta.request_id)) is not None:  # else its caller has just aborted it
+                    news.append(delta)
             later, self._later = self._later, []
             for call in later:
                 call()

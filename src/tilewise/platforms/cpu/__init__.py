@@ -16,7 +16,7 @@ from tilewise.host import Memory, available_memory
 from tilewise.platforms.base import Capture, Choice, Diagnosis
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
 from tilewise.platforms.cpu.machine import Machine
-from tilewise.platforms.cpu.native import NoKernels
+from tilewise.platforms.cpu.native import KernelsOff, NoKernels
 from tilewise.platforms.cpu.native.build import LEVELS, build, cache_folder
 from tilewise.platforms.cpu.native.capture import Arena, capture
 from tilewise.platforms.cpu.native.check import CHECKS
@@ -49,7 +49,6 @@ def has_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-_SWITCHED_OFF = "switched off"
 _OFF, _ALL = ("0", "false", "off", "no"), ("", "1", "true", "on", "yes")
 
 
@@ -57,7 +56,7 @@ def find_kernels(environment: Mapping[str, str]) -> Native:
     """Return kernels of our own, built if need be. Raises NoKernels."""
     switch = (named := Environment(environment).cpu_kernels.strip()).lower()
     if switch in _OFF:
-        raise NoKernels(f"{_SWITCHED_OFF} by TILEWISE_CPU_KERNELS={named}")
+        raise KernelsOff(f"switched off by TILEWISE_CPU_KERNELS={named}")
     if switch not in (*_ALL, *LEVELS):
         names = ", ".join(LEVELS)
         raise InvalidConfig(f"TILEWISE_CPU_KERNELS={switch} is none of 0 (no kernels), 1 (all instructions), {names}.")
@@ -88,8 +87,8 @@ class CpuPlatform:
             return find_kernels(os.environ)
         except NoKernels as reason:
             # Without them answers take several times as long, which whoever has not asked for it should see.
-            asked = str(reason).startswith(_SWITCHED_OFF)
-            logger.log(logging.INFO if asked else logging.WARNING, "CPU kernels: none, %s", reason)
+            level = logging.INFO if isinstance(reason, KernelsOff) else logging.WARNING
+            logger.log(level, "CPU kernels: none, %s", reason)
             return reason
 
     @property

@@ -8,3 +8,7 @@ kernel (`check.py`); `kernels.py` has them all, to be called with tensors. Whate
 
 class NoKernels(Exception):
     """There are no kernels here; the message says why, and what would help."""
+
+
+class KernelsOff(NoKernels):
+    """The user wants no kernels."""
