@@ -75,9 +75,9 @@ kills: install ## REQUESTS (20000) while engines and processes that open picture
 faults: install ## memory that ends, a clock that jumps, 10,000 requests at once (needs root; some minutes)
 	$(BIN)/python -m tests.endurance.faults
 
-fuzz: install ## fuzzing, led by coverage: all targets for MINUTES (5) together, or FUZZ=one; INPUT=file tries a finding again
+fuzz: install ## fuzzing, led by coverage: all targets for MINUTES (5) together, JOBS (1) at a time, or FUZZ=one; INPUT=file tries a finding again
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
-	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),5) $(if $(FUZZ),--target $(FUZZ)) $(if $(INPUT),--input $(INPUT))
+	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),5) --jobs $(or $(JOBS),1) $(if $(FUZZ),--target $(FUZZ)) $(if $(INPUT),--input $(INPUT))
 
 test-batch: install ## a batch of 20,000 lines, killed ten times (some minutes)
 	$(BIN)/python -m pytest -m slow tests/jobs

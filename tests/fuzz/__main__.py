@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +99,7 @@ def _process(target: Target, seconds: int) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.0, help="of all targets together")
+    parser.add_argument("--jobs", type=int, default=1, help="targets at a time")
     parser.add_argument("--target", choices=sorted(TARGETS), help="the only one")
     parser.add_argument("--input", type=Path, help="a file to try again")
     asked = parser.parse_args()
@@ -110,14 +112,15 @@ def main() -> int:
     FOLDER.mkdir(parents=True, exist_ok=True)
     chosen = [TARGETS[name] for name in sorted(TARGETS) if asked.target in (None, name)]
     _printed(_HEADS)
-    failed = False
-    for target in chosen:
-        tally = campaign(target, 60 * asked.minutes / len(chosen))
-        failed |= tally.findings > 0
-        _printed(tally.row)
-        for path in _inputs(target):
-            print(f"  make fuzz FUZZ={target.name} INPUT={path}")
-    return int(failed)
+    seconds = 60 * asked.minutes * min(asked.jobs, len(chosen)) / len(chosen)
+    findings = 0
+    with ThreadPoolExecutor(asked.jobs) as threads:
+        for tally in threads.map(lambda target: campaign(target, seconds), chosen):
+            findings += tally.findings
+            _printed(tally.row)
+            for path in _inputs(TARGETS[tally.target]):
+                print(f"  make fuzz FUZZ={tally.target} INPUT={path}", flush=True)
+    return int(findings > 0)
 
 
 if __name__ == "__main__":
