@@ -24,7 +24,12 @@ GIB = 2**30
         ("a100", 1, 80 * GIB),
         ("A100 80GB", 1, 80 * GIB),
         ("NVIDIA RTX 4090", 1, 24564 * 2**20),
+        ("4090", 1, 24564 * 2**20),
+        ("2x NVIDIA GeForce RTX 3090", 2, 24 * GIB),
+        ("NVIDIA RTX 6000 Ada Generation", 1, 49140 * 2**20),
+        ("NVIDIA RTX A6000", 1, 49140 * 2**20),
         ("Ascend 910B4", 1, 32 * GIB),
+        ("16xA3", 16, 64 * GIB),
         ("8x910b2", 8, 64 * GIB),
         ("H200:100GiB", 1, 100 * GIB),
         ("cpu", 1, 7 * GIB),
@@ -46,7 +51,7 @@ def test_how_many_of_how_much_memory(text, count, memory):
         ("-2x64GiB", "between 1 and 4096 of them, got -2"),
         ("9999xH100", "got 9999"),
         ("x64GiB", "no device 'x64GiB' is known"),
-        ("H10", r"no device 'H10' is known.*Did you mean H100\?.*--bandwidth"),
+        ("H10", r"no device 'H10' is known.*Did you mean H\d+\?.*--bandwidth"),
         ("4x910B5", r"Did you mean 910B"),
         ("0GiB", "no device '0GiB' is known"),
         ("64", "no device '64' is known, and it is no memory such as 64GiB"),
@@ -86,9 +91,9 @@ def test_speeds_that_are_none_are_refused(bandwidth, tflops, said):
 
 @pytest.mark.parametrize("device", DEVICES.values(), ids=str)
 def test_the_table_is_of_one_order(device):
-    """Memory between 20 and 150 GiB, and arithmetic that takes tens to hundreds of operations for each byte read."""
-    assert 20 * GIB < device.memory < 150 * GIB
-    assert 100 < device.floats / device.bandwidth < 500
+    """Memory between 20 and 200 GiB, and arithmetic that takes tens to hundreds of operations for each byte read."""
+    assert 20 * GIB < device.memory < 200 * GIB
+    assert 30 < device.floats / device.bandwidth < 500
     assert 1.9 < device.int8 / device.floats < 4.1
 
 

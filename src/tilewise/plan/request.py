@@ -59,25 +59,39 @@ def _gpu(name: str, mib: int, bandwidth: float, floats: float, int8: float) -> D
 
 # Memory is what nvidia-smi and npu-smi show as the total, which is less than the number in a name where a part of it
 # holds checksums. Operations are those of dense matrices: data sheets often give twice as many, for sparse ones.
-# Sources: NVIDIA's data sheets of A10 (2021), A100 (2022, SXM), L4 (2023), L40S (2023), H100 (2023, SXM) and H200
-# (2024, SXM); its Ada GPU architecture white paper for RTX 4090 (with sums in float32). Huawei states products and not
-# chips: Atlas 800T A2 stands for 910B2, Atlas 800I A2 for 910B4, and FP16 for bfloat16, so these two are approximate.
+# Sources: NVIDIA's data sheets of A10 (2021), A30 (2021), A40 (2020), A100 (2022, SXM), L4 (2023), L20 (2023), L40S
+# (2023), H20 (2023), H100 and H800 (2023, SXM), H200 (2024, SXM) and B200 (2024, HGX); its white papers on GA102, Ada
+# and RTX Blackwell for RTX 3090, A6000, RTX 4090, RTX 6000 Ada and RTX 5090 (with sums in float32). Huawei states products
+# and not chips: Atlas 800T A2 stands for 910B2, Atlas 800I A2 for 910B4, and FP16 for bfloat16, so these two are
+# approximate. A 910C has two dies, each of which is a device of its own to npu-smi and torch: the row is one die
+# ("Serving Large Language Models on Huawei CloudMatrix384", arXiv 2506.12708).
 DEVICES: dict[str, Device] = {
     device.name: device
     for device in (
         _gpu("A10", 23028, 600, 125, 250),
+        _gpu("A30", 24576, 933, 165, 330),
+        _gpu("A40", 46068, 696, 149.7, 299.3),
+        _gpu("A6000", 49140, 768, 154.8, 309.7),
         _gpu("A100-40G", 40960, 1555, 312, 624),
         _gpu("A100-80G", 81920, 2039, 312, 624),
         _gpu("L4", 23034, 300, 121, 242),
+        _gpu("L20", 46068, 864, 119.5, 239),
         _gpu("L40S", 46068, 864, 362, 733),
+        _gpu("H20", 97871, 4000, 148, 296),
         _gpu("H100", 81559, 3350, 989, 1979),
+        _gpu("H800", 81559, 3350, 989, 1979),
         _gpu("H200", 143771, 4800, 989, 1979),
+        _gpu("B200", 183359, 8000, 2250, 4500),
+        _gpu("RTX3090", 24576, 936, 71, 284),
         _gpu("RTX4090", 24564, 1008, 165.2, 660.6),
+        _gpu("RTX5090", 32607, 1792, 209.5, 838),
+        _gpu("RTX6000-Ada", 49140, 960, 364.2, 728.5),
         _gpu("910B2", 65536, 1600, 376, 752),
         _gpu("910B4", 32768, 800, 280, 560),
+        _gpu("910C", 65536, 1600, 376, 752),
     )
 }
-_ALSO = {"A100": "A100-80G", "4090": "RTX4090", "H100-80G": "H100", "ASCEND910B2": "910B2", "ASCEND910B4": "910B4"}
+_ALSO = {"A100": "A100-80G", "H100-80G": "H100", "A3": "910C"}
 CPU = "cpu"
 
 
@@ -120,8 +134,8 @@ def _device(text: str, what: str, memory_here: int) -> Device:
 
 
 def _named(text: str, name: str) -> Device:
-    plain = re.sub(r"[\s_-]|NVIDIA|GEFORCE|TESLA|GB$|GIB$", "", name.upper())
-    known = {re.sub(r"-", "", key.upper()): device for key, device in DEVICES.items()}
+    plain = re.sub(r"[\s_-]|NVIDIA|GEFORCE|RTX|TESLA|ASCEND|GENERATION$|GB$|GIB$", "", name.upper())
+    known = {re.sub(r"-|RTX", "", key.upper()): device for key, device in DEVICES.items()}
     known |= {re.sub(r"-", "", key): DEVICES[meant] for key, meant in _ALSO.items()}
     found = known.get(plain) or known.get(f"{plain}G")
     if found is None:
