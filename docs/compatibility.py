@@ -16,7 +16,7 @@ from tilewise.cli.flags.flag import Flag
 from tilewise.cli.flags.settings import FOREIGN, flag_of, serve_flags
 from tilewise.cli.flags.verb import GROUPS
 from tilewise.environment import READ, VARIABLES
-from tilewise.foreign.objects import ADDITIONAL
+from tilewise.foreign.additional import ADDITIONAL
 from tilewise.foreign.translate import REMARKS, ForeignOption
 
 PAGE = Path(__file__).parent / "compatibility.md"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig, UnknownOption, did_you_mean
+from tilewise.foreign.additional import FLASHCOMM_TOKENS
 from tilewise.foreign.modules import finder_of
 from tilewise.foreign.table import ENGINE, PROGRAM
 from tilewise.foreign.translate import translate
@@ -64,8 +65,6 @@ logger = logging.getLogger("tilewise")
 
 BATCH_ENCODE_BUDGET = 16.0
 """Default `encode_budget` where answers are read whole, and the most where tokens are read as they come."""
-FLASHCOMM_TOKENS = 1000
-"""Tokens of a step from which on FlashComm shares them out (vllm-ascend)."""
 AUTO_LENGTH = -1
 """Value of `max_model_len` for the longest that fits."""
 
@@ -137,6 +136,11 @@ class EngineConfig:
     tokenizer_revision: str | None = _model(None, "branch, tag or commit of the tokenizer on the hub")
     hf_token: str | None = _model(
         None, "token for private and gated models (default: HF_TOKEN, or that of a login)", shown=False
+    )
+    adapter: str | None = _model(
+        None,
+        "folder or hub id of a low-rank adapter that PEFT saved (LoRA, rsLoRA, DoRA): it is merged into the weights as "
+        "they are loaded (docs/models.md)",
     )
     mmproj: str | None = _model(
         None, "vision tower and projector of a model in GGUF files (default: the mmproj*.gguf beside it)"

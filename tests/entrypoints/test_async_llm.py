@@ -110,7 +110,7 @@ def test_an_abort_ends_the_iterator(engine):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda engine: collect(engine, FREE, lora_request=object()), InvalidField, "lora_request=.* merge them"),
+        (lambda engine: collect(engine, FREE, lora_request=object()), InvalidField, "lora_request=.* is merged"),
         (lambda engine: collect(engine, FREE, sesion_id="x"), UnknownOption, "Did you mean session_id"),
         (lambda engine: collect(engine, FREE, prompt=["a", "b"]), InvalidRequest, "takes one prompt, got 2"),
         (lambda engine: collect(engine, {"n": 1}), InvalidRequest, "must be SamplingParams, got dict"),

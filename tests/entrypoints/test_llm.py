@@ -597,7 +597,7 @@ def test_default_sampling_params_are_the_checkpoints(folder):
     [
         (lambda llm: llm.embed("a"), NotImplementedError, "LLM.embed is not possible. Models here answer"),
         (lambda llm: llm.sleep(), NotImplementedError, "close this engine"),
-        (lambda llm: llm.generate("a", lora_request=object()), InvalidRequest, "merge them into the checkpoint"),
+        (lambda llm: llm.generate("a", lora_request=object()), InvalidRequest, "adapter=FOLDER"),
         (lambda llm: llm.chat([], GREEDY, tokenization_kwargs={"a": 1}), InvalidRequest, "truncate_prompt_tokens"),
         (lambda llm: llm.chat([], GREEDY, chat_template_content_format="json"), InvalidRequest, "auto, string, openai"),
         (

@@ -26,7 +26,7 @@ NO_MATTER = {
     "max_graph_size", "lazy_graphs",
     "max_logprobs",
     "limit_mm_per_prompt", "mm_processor_cache_gb", "num_frames", "fps", "allowed_local_media_path",
-    "allowed_media_domains", "enable_mm_embeds", "hf_token", "use_tqdm_on_load", "mmproj",
+    "allowed_media_domains", "enable_mm_embeds", "hf_token", "use_tqdm_on_load", "mmproj", "adapter",
 }  # fmt: skip
 """Options that change no answer, count in another way (the files, the context as it came out), or are not used here."""
 

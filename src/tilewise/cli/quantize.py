@@ -42,7 +42,7 @@ QUANTIZE = Verb(
     "with the error of each layer.",
     run=run,
     options=(QuantizeOptions,),
-    shared=partial(engine_flags, ("revision", "hub", "download_dir", "hf_token")),
+    shared=partial(engine_flags, ("revision", "hub", "download_dir", "hf_token", "adapter")),
     examples="""\
 schemes:
 {schemes}

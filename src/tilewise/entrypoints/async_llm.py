@@ -32,7 +32,7 @@ from tilewise.sampling_params import SamplingParams
 from tilewise.types import Request, RequestOutput
 
 logger = logging.getLogger("tilewise")
-_NO_ADAPTERS = "Adapters are not loaded: merge them into the checkpoint."
+_NO_ADAPTERS = "An adapter is merged into the model as that is loaded: adapter=FOLDER in the engine's arguments."
 
 
 class AsyncLLM(Entrypoint):

@@ -44,14 +44,19 @@ _SMALL = 1 << 20
 
 def identity(config: EngineConfig, max_model_len: int) -> str:
     """Return a digest of all that decides answers. Large files count by size and time, small ones by content."""
-    folder = Checkpoint.of(config).folder.path
+    folder = Checkpoint.of(config).folder
     facts = {
         "tilewise": tilewise.__version__,
-        "files": {path.name: _file(path) for path in sorted(folder.iterdir()) if path.is_file()},
+        "files": _files(folder.path),
+        "adapter": None if folder.adapter is None else _files(folder.adapter.folder),
         "options": {name: getattr(config, name) for name in ANSWER_OPTIONS},
         "max_model_len": max_model_len,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _files(folder: Path) -> dict[str, str]:
+    return {path.name: _file(path) for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def _file(path: Path) -> str:

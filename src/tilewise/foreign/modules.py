@@ -28,7 +28,9 @@ _MEDIA_TOOLS = (
 _PROMPTS = dict.fromkeys(("PromptType", "TextPrompt", "TokensPrompt"), "tilewise.inputs.prompts")
 _PARSER = {"FlexibleArgumentParser": "tilewise.engine.arg_utils"}
 _BEAMS = dict.fromkeys(("BeamSearchOutput", "BeamSearchSequence"), "tilewise.entrypoints.beam_search")
-_CLEANUP = {"cleanup_dist_env_and_memory": _HERE}
+_CLEANUP = dict.fromkeys(
+    ("cleanup_dist_env_and_memory", "destroy_model_parallel", "destroy_distributed_environment"), _HERE
+)
 MODULES: dict[str, dict[str, str]] = {
     "beam_search": _BEAMS,
     "distributed": _CLEANUP,
@@ -83,7 +85,7 @@ ABSENT = {
 _LIST = "docs/python.md lists what can be imported"
 _INSIDE = f"it is about the inside of vLLM; {_LIST}"
 REASONS = {
-    **dict.fromkeys(("adapter_commons", "lora"), "adapters are not loaded: merge them into the checkpoint"),
+    **dict.fromkeys(("adapter_commons", "lora"), "an adapter is merged: LLM(model, adapter=FOLDER)"),
     **dict.fromkeys(("compilation", "forward_context", "attention"), f"steps are captured without it; {_LIST}"),
     **dict.fromkeys(("model_executor", "models"), "models are in tilewise.models, and others cannot be added"),
     **dict.fromkeys(("tokenizers", "transformers_utils"), "LLM.get_tokenizer() has the tokenizer"),
@@ -224,3 +226,11 @@ def init_logger(name: str) -> logging.Logger:
 def cleanup_dist_env_and_memory(shutdown_ray: bool = False) -> None:
     """Collect what Python no longer holds; there is no distributed environment to be torn down."""
     gc.collect()
+
+
+def destroy_model_parallel() -> None:
+    """Do nothing: ranks are processes of an engine, and end with it."""
+
+
+def destroy_distributed_environment() -> None:
+    """Do nothing, as `destroy_model_parallel`."""

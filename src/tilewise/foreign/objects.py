@@ -21,24 +21,13 @@ _GRAPH_KEYS = (
     *("encoder_cudagraph_token_budgets", "encoder_cudagraph_max_vision_items_per_batch"),
     "encoder_cudagraph_max_frames_per_batch",
 )
+_COMPILER_MODES = ("NONE", "STOCK_TORCH_COMPILE", "DYNAMO_TRACE_ONCE", "VLLM_COMPILE")
 _UNDERSTOOD = ("cudagraph_mode", "cudagraph_capture_sizes", "max_cudagraph_capture_size")
 _COMPILER_KEYS = (
     *("mode", "level", "backend", "custom_ops", "splitting_ops", "use_inductor", "use_inductor_graph_partition"),
     *("compile_sizes", "compile_ranges_split_points", "inductor_compile_config", "inductor_passes", "pass_config"),
     *("cache_dir", "debug_dump_path", "local_cache_dir", "compile_cache_save_format", "dynamic_shapes_config"),
 )
-
-_NZ = "an NPU keeps matrices of int8 in the NZ layout; VLLM_ASCEND_ENABLE_NZ says which (0 none, 2 all)"
-ADDITIONAL = {
-    "enable_weight_nz_layout": _NZ,
-    "weight_nz_mode": _NZ,
-    "enable_cpu_binding": "it is cpu_binding, by which ranks keep to cores of their own",
-    "enable_flashcomm1": "sequence_parallel_tokens says from how many tokens on ranks share them out",
-    "enable_fused_mc2": "sums over ranks are torch.distributed's, not fused with products",
-    "mega_moe_max_tokens": "no token is ever dropped",
-    "layer_sharding": "ranks share a layer out by its heads and columns",
-}
-"""Keys of vLLM-Ascend -> what becomes of each."""
 
 
 def check_compilation(config: Mapping[str, Any], max_num_seqs: int | None) -> list[str]:
@@ -47,10 +36,22 @@ def check_compilation(config: Mapping[str, Any], max_num_seqs: int | None) -> li
     for key in config:
         if key not in known:
             raise InvalidConfig(f"compilation_config has no key {key!r}.{did_you_mean(key, known)}")
+    _check_compiler(config)
     lines = [*_about_mode(config.get("cudagraph_mode")), *_about_sizes(_sizes(config), max_num_seqs)]
     if others := [key for key in config if key not in _UNDERSTOOD]:
         lines.append(f"compilation_config: {', '.join(others)} without effect: models are not compiled.")
     return lines
+
+
+def _check_compiler(config: Mapping[str, Any]) -> None:
+    """Raise InvalidConfig for a mode of the compiler, or its level, as it was called before, that vLLM would refuse."""
+    for key in ("mode", "level"):
+        found = config.get(key)
+        if found is not None and str(found).upper() not in (*_COMPILER_MODES, *map(str, range(len(_COMPILER_MODES)))):
+            raise InvalidConfig(
+                f"compilation_config: {key} must be 0 to {len(_COMPILER_MODES) - 1}, or {', '.join(_COMPILER_MODES)}, "
+                f"got {found!r:.80}."
+            )
 
 
 def _about_mode(mode: Any) -> Iterator[str]:
@@ -85,7 +86,7 @@ def asks_for_eager(config: Mapping[str, Any], level: Any) -> bool:
     That is `cudagraph_mode` NONE, no size to capture, or level 0 and no mode.
     """
     mode = config.get("cudagraph_mode")
-    if config.get("cudagraph_capture_sizes") == []:
+    if config.get("cudagraph_capture_sizes") == [] or config.get("max_cudagraph_capture_size") == 0:
         return True
     return str(level) == "0" if mode is None else str(mode).upper() == "NONE"
 
@@ -93,7 +94,7 @@ def asks_for_eager(config: Mapping[str, Any], level: Any) -> bool:
 def largest_graph(config: Mapping[str, Any]) -> dict[str, int]:
     """Return the sizes of graphs as the option max_graph_size; empty where there are none."""
     largest = max(_sizes(config), default=config.get("max_cudagraph_capture_size"))
-    return {} if largest is None else {"max_graph_size": largest}
+    return {"max_graph_size": largest} if largest else {}
 
 
 def _sizes(config: Mapping[str, Any]) -> list[int]:
@@ -109,17 +110,6 @@ def _sizes(config: Mapping[str, Any]) -> list[int]:
             f"cudagraph_capture_sizes, {max(sizes)}: leave one of them out."
         )
     return sorted(set(sizes))
-
-
-def explain_additional(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Return lines about keys that are known, and warnings about others."""
-    known = [f"additional_config: {key}: {ADDITIONAL[key]}." for key in config if key in ADDITIONAL]
-    unknown = [
-        f"additional_config: {key!r} is not known and has no effect.{did_you_mean(key, ADDITIONAL)}"
-        for key in config
-        if key not in ADDITIONAL
-    ]
-    return known, unknown
 
 
 def compilation_of(value: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ _MEETING = "ranks meet at the first one's address, by which Ray knows its node, 
 _EXPERTS = "experts stay where they are loaded, and each is there once"
 _TILES = "ranks share out tiles, each with the whole tower (data); answers are the same"
 _NUMA = "threads are bound by OMP_PROC_BIND and OMP_PLACES, or by numactl"
-_NO_LORA = "adapters are not loaded: merge them into the checkpoint"
+_NO_LORA = "one adapter is merged into the model, by --adapter (docs/models.md); several at once are not served"
 _LORA_SIZES = "there are no LoRA adapters, so their sizes are no matter"
 _GENERATES = "models answer; there is no pooling, ranking or classifying"
 _NOT_INTERNVL = "it is about models that are no InternVL"
@@ -124,7 +124,8 @@ ENGINE: tuple[ForeignOption, ...] = (
 
     # Kernels, graphs
     ForeignOption("compilation_config", _OBJECT, "other device", "cudagraph_mode NONE is --enforce-eager; of the rest "
-            "every key is checked, and one line says what became of it; a number alone is its mode", by_key=True),
+            "every key is known, or refused, and one line says what became of it; of those without effect, the mode's "
+            "value alone is looked at; a number by itself is that mode", by_key=True),
     ForeignOption("additional_config", _OBJECT, "other device", "options of vLLM-Ascend; one line a key says what "
             "became of it, and unknown keys are named", by_key=True),
     ForeignOption("optimization_level", Literal["0", "1", "2", "3"], "other device",
@@ -300,7 +301,7 @@ SERVER: tuple[ForeignOption, ...] = (
     *refused("not yet", "the server calls no tools; it names those that a model wants called", str, tool_server=""),
     *refused("not yet", "certificates are read once, at the start", bool, enable_ssl_refresh=False),
     *refused("not yet", "/docs loads its page from the network", bool, enable_offline_docs=False),
-    *refused("not yet", "adapters are not loaded: merge them into the checkpoint", _TEXTS, lora_modules=()),
+    *refused("not yet", _NO_LORA, _TEXTS, lora_modules=()),
     _CHAT_TEMPLATE,
     *refused("never", "templates of callers are not run", bool, trust_request_chat_template=False),
     *refused("never", "answers are the assistant's", str, response_role="assistant"),

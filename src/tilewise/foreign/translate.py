@@ -10,13 +10,18 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tilewise.errors import InvalidConfig
+from tilewise.foreign.additional import (
+    checked_additional,
+    explain_additional,
+    options_of_additional,
+    unknown_additional,
+)
 from tilewise.foreign.objects import (
     Put,
     asks_for_eager,
     check_compilation,
     compilation_of,
     counts_of,
-    explain_additional,
     largest_graph,
     options_of_media_io,
     options_of_structured,
@@ -164,11 +169,10 @@ def _of_objects(values: dict[str, Any], found: Translated) -> dict[str, Any]:
     graphs = compilation_of(values.get("compilation_config"))
     eager = {"enforce_eager": True} if asks_for_eager(graphs, values.get("optimization_level")) else {}
     found.lines += check_compilation(graphs, values.get("max_num_seqs"))
-    additional = values.get("additional_config") or {}
-    about, found.warnings = explain_additional(additional)
-    found.lines += about
-    binding = {"cpu_binding": True} if additional.get("enable_cpu_binding") is True else {}
-    return video | eager | largest_graph(graphs) | structured | binding
+    additional = checked_additional(values.get("additional_config"))
+    found.lines += explain_additional(additional)
+    found.warnings += unknown_additional(additional)
+    return video | eager | largest_graph(graphs) | structured | options_of_additional(additional)
 
 
 def _check(values: Mapping[str, Any], entries: Iterable[ForeignOption], ignored: Ignored) -> None:

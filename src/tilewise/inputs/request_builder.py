@@ -26,7 +26,7 @@ from tilewise.units import to_python
 
 Messages = Sequence[dict[str, Any]]
 _FORMATS = ("auto", "string", "openai")
-_NO_ADAPTERS = "Adapters are not loaded: merge them into the checkpoint."
+_NO_ADAPTERS = "An adapter is merged into the model as that is loaded: LLM(model, adapter=FOLDER)."
 FOREIGN_ARGUMENTS: dict[str, ForeignKeyword] = {
     "lora_request": refused(_NO_ADAPTERS, []),
     "prompt_adapter_request": refused(_NO_ADAPTERS),

@@ -24,6 +24,7 @@ from tilewise.weights.checkpoint_source import CheckpointSource, SkippedSource
 from tilewise.weights.files import known_names, open_files
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.formats import CheckpointFormat, Locate, format_of
+from tilewise.weights.merged_files import merged
 from tilewise.weights.quantization import layouts_of
 from tilewise.weights.quantization.stored import Layouts, in_floats
 from tilewise.weights.sources import RandomSource, ShapeSource, WatchedSource
@@ -105,7 +106,7 @@ class Architecture:
         encodes: bool = True,
     ) -> InternVL:
         """Load the model with the checkpoint's weights. Raises InvalidCheckpoint for a tensor too many or too few."""
-        files = open_files(self.folder.path)
+        files = merged(open_files(self.folder.path), self.folder.adapter)
         source = CheckpointSource(files, self._locate(files.names), dtype, device, on_read, self._layouts)
         model = self.build(source, ops, context, mesh, watch, source.tensors.giving_back(store or ops.store), encodes)
         # A rank that has not all of the model builds all of it once more, of shapes: what it left out counts as read.
@@ -125,7 +126,7 @@ class Architecture:
         """Load the encoder of tiles alone: nothing of the decoder is read. `dummy` = random weights."""
         if dummy:
             return TileEncoder(View(self._watched(self.noise(dtype, device), watch), store=store), self.config, ops)
-        files = open_files(self.folder.path, language=False)
+        files = merged(open_files(self.folder.path, language=False), self.folder.adapter, whole=False)
         known = known_names(self.folder.path)  # how tensors are spelled, those of other shards tell
         source = CheckpointSource(files, self._locate(known), dtype, device, layouts=self._layouts)
         view = View(self._watched(source, watch), store=source.tensors.giving_back(store))

@@ -29,7 +29,7 @@ from tilewise.platforms.weights import Use, Weight, as_it_came
 from tilewise.quantize.modules import Places
 from tilewise.types import Request, Tile
 from tilewise.weights.checkpoint_source import CheckpointSource
-from tilewise.weights.files import SafetensorFiles
+from tilewise.weights.files import WeightFiles
 from tilewise.weights.view import StoredLinear, View
 
 MOST_INPUTS = 8192
@@ -168,7 +168,7 @@ class SampleActivations:
     def __init__(
         self,
         architecture: Architecture,
-        files: SafetensorFiles,
+        files: WeightFiles,
         requests: Sequence[Request],
         moments: bool,
         advance: Callable[[int], None] = lambda _: None,

@@ -21,7 +21,7 @@ from tilewise.platforms.forms import Dense, Form
 from tilewise.platforms.kv_cache import PagedLayout
 from tilewise.platforms.ops import Ops
 from tilewise.platforms.weights import Use, Weight, as_it_came
-from tilewise.weights.files import SafetensorFiles
+from tilewise.weights.files import WeightFiles
 from tilewise.weights.formats import Locate
 from tilewise.weights.names import TensorRef
 from tilewise.weights.quantization.stored import FLOATS
@@ -58,7 +58,7 @@ class Matrix:
         """True if it is the last layer of an MLP, which reads the MLP's inner activations."""
         return _CLOSES_MLP.search(self.reader) is not None
 
-    def read(self, files: SafetensorFiles) -> Tensor:
+    def read(self, files: WeightFiles) -> Tensor:
         """Return the matrix [outputs, inputs] in the dtype of the files."""
         if self.source.is_whole:
             return files.tensor(self.source.name)
@@ -123,7 +123,7 @@ class ShapeRecorder:
         return self._names[id(tensor)][0] if id(tensor) in self._names else None
 
 
-def find_matrices(architecture: Architecture, files: SafetensorFiles, vision: bool) -> list[Matrix]:
+def find_matrices(architecture: Architecture, files: WeightFiles, vision: bool) -> list[Matrix]:
     """Return the matrices to be quantised, in the order in which a picture and its prompt meet them.
 
     Norms, embeddings, the head and routers are not among them, nor without `vision` the matrices of tower and
@@ -150,7 +150,7 @@ def module_of(places: Places, reader: str) -> str:
     return source.module if apart else places.locate(f"{reader}.weight").module
 
 
-def _matrix(places: Places, files: SafetensorFiles, reader: str, outputs: int, inputs: int, stage: str) -> Matrix:
+def _matrix(places: Places, files: WeightFiles, reader: str, outputs: int, inputs: int, stage: str) -> Matrix:
     """Return the matrix of the files that an internal module is made of, or is a part of."""
     usual, source = places.locate(f"{reader}.weight"), places.found(f"{reader}.weight")
     stored = files.stored(source.name).get_shape()

@@ -23,7 +23,7 @@ from torch import Tensor
 from tilewise.errors import InvalidCheckpoint, InvalidRequest, Unfinished
 from tilewise.quantize import LayerError, NormFactors
 from tilewise.weights.files import TORCH_TYPES, shard_files
-from tilewise.weights.folder import read_json
+from tilewise.weights.folder import CheckpointFolder, read_json
 
 JOURNAL = "quantize.json"
 _SPELLING = {dtype: name for name, dtype in TORCH_TYPES.items()}
@@ -216,10 +216,14 @@ def make_folder(folder: Path) -> None:
         raise InvalidRequest(f"{folder} cannot be made ({error.strerror}): name a folder that can.") from None
 
 
-def source_digest(folder: Path) -> str:
-    """Return a digest that tells a checkpoint's files from others: of their names, sizes and times, and the config."""
-    found = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in shard_files(folder):
+def source_digest(folder: CheckpointFolder) -> str:
+    """Return a digest that tells a checkpoint's files from others: of their names, sizes and times, and the config.
+
+    Those of an adapter count among them.
+    """
+    found = hashlib.sha256((folder.path / "config.json").read_bytes())
+    paths = [*shard_files(folder.path), *([] if folder.adapter is None else sorted(folder.adapter.folder.iterdir()))]
+    for path in paths:
         status = path.stat()
         found.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     return found.hexdigest()

@@ -52,6 +52,7 @@ from tilewise.units import in_bytes
 from tilewise.weights.checkpoint import DEMO, Checkpoint
 from tilewise.weights.files import TORCH_TYPES, SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
+from tilewise.weights.merged_files import merged
 from tilewise.weights.quantization import method_of
 
 
@@ -77,7 +78,7 @@ class _QuantizeRun:
         self._options, self._inputs = options, inputs
         self._source = inputs.checkpoint.folder
         self._architecture = Architecture.of(self._source, flash_router=False)
-        self._files = SafetensorFiles(self._source.path)
+        self._files = merged(SafetensorFiles(self._source.path), self._source.adapter)
         self._plan = self._decide()
         self._format = format_of(self._plan, self._architecture.dtype)
         self._entries: list[Matrix | str] = [*self._plan.matrices, *self._plan.floats]
@@ -158,7 +159,7 @@ class _QuantizeRun:
         return found
 
     def _asked(self) -> dict[str, Any]:
-        source = {"source": source_digest(self._source.path), "version": __version__}
+        source = {"source": source_digest(self._source), "version": __version__}
         return self._options.journal() | source | {"samples": samples_digest(self._requests)}
 
     def _begin(self) -> None:

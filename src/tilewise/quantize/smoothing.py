@@ -21,7 +21,7 @@ from tilewise.quantize import NormFactors
 from tilewise.quantize.activations import MeasuredInputs
 from tilewise.quantize.modules import Matrix, NormReaders, Places, StageReaders, module_of, readers_of
 from tilewise.quantize.rounding import chunks
-from tilewise.weights.files import SafetensorFiles
+from tilewise.weights.files import WeightFiles
 
 logger = logging.getLogger("tilewise")
 
@@ -50,7 +50,7 @@ class SmoothedNorm:
         return self.tensors[0].removesuffix(".weight")
 
 
-def find_smoothed(architecture: Architecture, files: SafetensorFiles, matrices: Sequence[Matrix]) -> list[SmoothedNorm]:
+def find_smoothed(architecture: Architecture, files: WeightFiles, matrices: Sequence[Matrix]) -> list[SmoothedNorm]:
     """Return the norms to be smoothed, in the order of the computation.
 
     Norms that not only linear layers read are left alone, and logged.
@@ -110,7 +110,7 @@ class Smoothing:
         self,
         norms: Sequence[SmoothedNorm],
         stages: Sequence[str],
-        files: SafetensorFiles,
+        files: WeightFiles,
         strength: float,
         measure: Callable[[str, str], MeasuredInputs],
         note: Callable[[str, NormFactors], None],

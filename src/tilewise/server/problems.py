@@ -115,7 +115,7 @@ _ABSENT: tuple[tuple[str, str], ...] = (
         "/v1/chat/completions",
     ),
     (r"/v1/messages(/.*)?", f"Anthropic's API is not served: {_CHAT}, or put a gateway such as LiteLLM before it"),
-    (r"/v1/(un)?load_lora_adapter|/lora-adapters", "Adapters are not served: merge the adapter into the checkpoint"),
+    (r"/v1/(un)?load_lora_adapter|/lora-adapters", "An adapter is merged as the model is loaded, by --adapter"),
     (r"/v1/(audio|realtime)(/.*)?", "Sound is not understood here: send text, pictures and videos"),
     (r"/v1/(images|videos)(/.*)?", _TEXT.format("pictures or videos")),
     (r"/v1/(files|uploads)(/.*)?", "Files are not kept here: send media in messages, as URLs or data URLs"),

@@ -14,6 +14,7 @@ from pathlib import Path
 from tilewise.config import EngineConfig
 from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig, UnknownModel
+from tilewise.weights.adapter import Adapter, NeededAdapterFiles
 from tilewise.weights.file_names import NeededFiles
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.gguf import find_choice, gguf_folder, is_gguf_folder
@@ -43,6 +44,8 @@ class Checkpoint:
     def of(cls, config: EngineConfig) -> Checkpoint:
         """Return the model of a configuration, with its tokenizer. The errors are those of `find_model`."""
         found = cls.find(config.model, config.revision, config, config.mmproj)
+        if config.adapter is not None:
+            found = replace(found, folder=replace(found.folder, adapter=find_adapter(config.adapter, config)))
         if config.tokenizer is None and config.tokenizer_revision is None:
             return found
         name, revision = config.tokenizer or config.model, config.tokenizer_revision
@@ -94,6 +97,19 @@ def find_model(
     if not _ID.fullmatch(model):
         raise UnknownModel(f"{model}: no such folder, and not a hub id of the form owner/name.")
     return _fetched(model, revision, hub, cache, token, NeededFiles(weights, language))
+
+
+def find_adapter(name: str, config: EngineConfig) -> Adapter:
+    """Return a low-rank adapter by the name of its folder, or by an id on the hub, from where it is fetched.
+
+    Raises UnknownModel, DownloadFailed and InvalidCheckpoint as `find_model` does.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        if not _ID.fullmatch(name):
+            raise UnknownModel(f"adapter={name}: no such folder, and not a hub id of the form owner/name.")
+        folder = _fetched(name, None, config.hub, config.download_dir, config.hf_token, NeededAdapterFiles())
+    return Adapter.open(folder)
 
 
 def _fetched(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tilewise.errors import GET_AGAIN, InvalidCheckpoint
+from tilewise.weights.folder import ADAPTER_CONFIG
 from tilewise.weights.gguf import TOKENIZERS, choose, is_tower, parts_of, tower_of
 
 CONFIG = "config.json"
@@ -107,6 +108,10 @@ class NeededFiles:
             listed = ", ".join(sorted(name for name in names if name.endswith(".gguf")))
             raise InvalidCheckpoint(
                 f"{model} holds GGUF files, {listed}: name one by a part of its name, as in {model}:Q4_K_M."
+            )
+        if CONFIG not in names and ADAPTER_CONFIG in names:
+            raise InvalidCheckpoint(
+                f"{model} is an adapter and no model: name the model that it was trained on, and --adapter {model}."
             )
         if CONFIG not in names:
             raise InvalidCheckpoint(f"{model} has no {CONFIG}: it is not a checkpoint. It holds {_kinds(names)}.")

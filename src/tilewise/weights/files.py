@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tilewise.config import LoadStrategy
 from tilewise.errors import GET_AGAIN, InvalidCheckpoint
+from tilewise.weights.adapter import plain_names
 from tilewise.weights.file_names import index_among, listed_shards, missing_parts, shards_among, tensor_places
 from tilewise.weights.gguf import indexed_tensors, is_gguf_folder
 from tilewise.weights.gguf.container import TYPES_BY_NAME
@@ -186,14 +187,17 @@ def shard_files(folder: Path, language: bool = True) -> list[Path]:
 
 
 def known_names(folder: Path) -> frozenset[str]:
-    """Return the names of the tensors, as far as an index or shards tell them; before a download, an empty set."""
+    """Return the names of the tensors, as far as an index or shards tell them; before a download, an empty set.
+
+    Where a checkpoint holds adapters, the names are those after merging.
+    """
     if is_gguf_folder(folder):
         return frozenset(indexed_tensors(folder))
     names = _names(folder)
     index = index_among(names)
     if index is not None:
-        return frozenset(tensor_places(folder / index))
-    return SafetensorFiles(folder).names if shards_among(names) else frozenset()
+        return plain_names(frozenset(tensor_places(folder / index)))
+    return plain_names(SafetensorFiles(folder).names) if shards_among(names) else frozenset()
 
 
 def read_ahead(files: Sequence[Path], strategy: LoadStrategy | None) -> Thread | None:

@@ -13,11 +13,15 @@ import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tilewise.errors import GET_AGAIN, InvalidCheckpoint, UnknownModel, did_you_mean
 from tilewise.option import MANY
 
+if TYPE_CHECKING:
+    from tilewise.weights.adapter import Adapter
+
+ADAPTER_CONFIG = "adapter_config.json"
 ORIGINAL = "InternVLChatModel"
 NATIVE = "InternVLForConditionalGeneration"
 QIANFAN_OCR = "QianfanOCRForConditionalGeneration"
@@ -82,11 +86,19 @@ class CheckpointFolder:
 
     path: Path
     config: Section
+    adapter: Adapter | None = None
+    """Low-rank adapter that is merged into the weights as they are read."""
 
     @classmethod
     def open(cls, path: Path) -> CheckpointFolder:
         if not path.is_dir():
             raise UnknownModel(f"{path} is not a folder.")
+        if (path / ADAPTER_CONFIG).exists() and not (path / "config.json").exists():
+            base = read_json(path / ADAPTER_CONFIG).get("base_model_name_or_path") or "MODEL"
+            raise InvalidCheckpoint(
+                f"{path} is an adapter and no model: name the model, and this as --adapter (adapter in Python), as in "
+                f"tilewise serve {base} --adapter {path}"
+            )
         return cls(path, Section(read_json(path / "config.json"), str(path / "config.json")))
 
     @property

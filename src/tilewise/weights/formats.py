@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from tilewise.platforms.forms import Rows
+from tilewise.weights.adapter import adapted_name
 from tilewise.weights.folder import CheckpointFolder, format_name
 from tilewise.weights.gguf import GgufTensor, indexed_tensors, is_gguf_folder, read_index
 from tilewise.weights.names import NameTable, RowSelector, TensorRef, part, pattern_of, rows
@@ -32,7 +33,7 @@ def format_of(folder: CheckpointFolder) -> CheckpointFormat:
 
 def is_of_encoder(name: str) -> bool:
     """True for a tensor that tiles are encoded with, by its name in safetensors, in whatever form it is kept."""
-    pattern = pattern_of(name.removeprefix("model."))
+    pattern = pattern_of(adapted_name(name).removeprefix("model."))
     return pattern in _ENCODER_NAMES or pattern.rpartition(".")[0] in _ENCODER_MODULES
 
 

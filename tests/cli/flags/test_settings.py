@@ -272,7 +272,7 @@ def test_older_and_other_spellings_become_options(words, name, value):
     [
         ("--kv-cache-dtype-skip-layers 0", "KV blocks of all layers hold the same"),
         ("--task embed", "there is no pooling"),
-        ("--enable-lora", "merge them into the checkpoint"),
+        ("--enable-lora", "merged into the model, by --adapter"),
         ('--hf-overrides {"a":1}', "change it in a folder of your own"),
         ("--logprobs-mode processed_logprobs", "use raw_logprobs"),
         ("--cpu-offload-gb 4", "take a smaller model"),

@@ -46,6 +46,7 @@ _OF_OTHER_ENGINES = {
     **dict.fromkeys(("--n-gpu-layers", "-ngl"), "--device"),
     **dict.fromkeys(("--model-format",), "--quantization"),
     **dict.fromkeys(("--model-name", "--alias"), "--served-model-name"),
+    **dict.fromkeys(("--adapters", "--lora-paths", "--lora"), "--adapter"),
     **dict.fromkeys(("--random-seed",), "--seed"),
     **dict.fromkeys(("--quant-policy", "--cache-type-k", "--cache-type-v", "-ctk", "-ctv"), "--kv-cache-dtype"),
 }

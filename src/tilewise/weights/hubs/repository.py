@@ -19,6 +19,7 @@ from urllib.parse import quote, urlencode
 
 from tilewise.environment import Environment, Variable
 from tilewise.errors import DownloadFailed, InvalidConfig, TilewiseError, UnknownModel
+from tilewise.weights.adapter import NeededAdapterFiles
 from tilewise.weights.file_names import NeededFiles
 from tilewise.weights.hubs.snapshot import RemoteFile, Snapshot
 from tilewise.weights.hubs.web import HubRefused, Web
@@ -188,8 +189,9 @@ class ModelScope(Repository):
         return {"Authorization": f"Bearer {token}", "Cookie": f"m_session_id={token}"} if token else {}
 
     def cached(self) -> Path | None:
-        here, small = self.storage / "snapshots" / self.revision, NeededFiles(weights=False)
-        return next((folder for folder in (here, *self._older) if small.lacking(folder) is None), None)
+        here, needed = self.storage / "snapshots" / self.revision, (NeededFiles(weights=False), NeededAdapterFiles())
+        folders = (folder for folder in (here, *self._older) if any(kind.lacking(folder) is None for kind in needed))
+        return next(folders, None)
 
     def refusal(self, refused: HubRefused) -> TilewiseError:
         if refused.status == 404:
