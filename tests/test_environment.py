@@ -95,6 +95,9 @@ def test_an_option_that_is_left_open_may_be_set():
     """And travels in the options then, so that engines elsewhere choose alike."""
     environment = Environment({"VLLM_ASCEND_ENABLE_FLASHCOMM1": "1"})
     assert EngineConfig.of(environment, tensor_parallel_size=2).layout.spread_rows == FLASHCOMM_TOKENS
+    assert Environment({"VLLM_ASCEND_ENABLE_FLASHCOMM1": "2"}).flashcomm
+    with pytest.raises(InvalidConfig, match="VLLM_ASCEND_ENABLE_FLASHCOMM1 must be 0 or 1, found 'on'"):
+        EngineConfig.of(Environment({"VLLM_ASCEND_ENABLE_FLASHCOMM1": "on"}))
     assert EngineConfig.of(environment, sequence_parallel_tokens=8).layout.spread_rows == 8
     assert EngineConfig.of(environment, sequence_parallel_tokens=0).layout.spread_rows is None
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, overload
 
-from tilewise.errors import InvalidConfig, did_you_mean
+from tilewise.errors import InvalidConfig, nearest
 from tilewise.foreign.variables import OF_THE_SYSTEM, WITHOUT_EFFECT
 
 Fate = Literal["honoured", "own", "other device", "told"]
@@ -88,6 +88,14 @@ def _whole(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) < 2**31:
         raise ValueError("must be a whole number from 1 on")
     return int(text)
+
+
+def _whole_as_switch(text: str) -> bool:
+    """Read a switch as vLLM-Ascend does, for which every number but 0 is on."""
+    try:
+        return bool(int(text))
+    except ValueError:
+        raise ValueError("must be 0 or 1") from None
 
 
 def _gib(text: str) -> float | None:
@@ -197,7 +205,10 @@ class Environment:
     video_frames = limit("VLLM_MAX_VIDEO_DECODE_FRAMES", "most frames of a video's file")
     allow_long = switch("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "max_model_len may exceed the length of the training")
     batch_invariant = switch("VLLM_BATCH_INVARIANT", "answers do not depend on the batch, as --batch-invariant")
-    flashcomm = switch("VLLM_ASCEND_ENABLE_FLASHCOMM1", "1 = ranks share out the rows of long steps between products")
+    flashcomm = Variable(
+        "honoured", "VLLM_ASCEND_ENABLE_FLASHCOMM1", "1 = ranks share out the rows of long steps between products",
+        _whole_as_switch, False
+    )  # fmt: skip
     nz_layout = limit(
         "VLLM_ASCEND_ENABLE_NZ",
         "matrices that an NPU keeps in its NZ layout: 0 none, 1 those of int8 (so without it), 2 all",
@@ -320,10 +331,16 @@ class Environment:
         """Return a line in vLLM's words for each variable VLLM_... that nobody knows; it has no effect."""
         known = {entry.name for entry in VARIABLES}
         return [
-            f"Unknown vLLM environment variable detected: {name}.{did_you_mean(name, known)}"
+            f"Unknown vLLM environment variable detected: {name}.{_meant(name, known)}"
             for name in sorted(self.variables)
             if name.startswith("VLLM_") and name not in known
         ]
+
+
+def _meant(name: str, known: Collection[str]) -> str:
+    """Return a sentence with the variable that may be meant; a common beginning alone makes none alike."""
+    near = nearest(name, known, cutoff=0.9)
+    return f" Did you mean {near}?" if near else ""
 
 
 def _unread(fate: Fate, variables: Mapping[str, str]) -> Iterator[Variable[str]]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,6 +48,19 @@ def _text(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+@contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Let processes that are started inside begin with Ctrl-C blocked, which all processes of a terminal get.
+
+    It is for the first of them to decide. What comes meanwhile reaches this one afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from tests.called import called
 from tilewise.cli import doctor as verb
 from tilewise.doctor.golden import DEMO, GoldenAnswer, compare, read_golden, try_mode
 from tilewise.doctor.modes import PLAIN, Arithmetic, Mode, modes_here
+from tilewise.errors import InvalidConfig
 from tilewise.platforms.ops import TorchOps
 
 GOLDEN = read_golden()
@@ -76,6 +77,12 @@ def test_modes_have_names_of_their_own_and_golden_answers() -> None:
     assert {mode.arithmetic for mode in modes} == GOLDEN.keys()
 
 
+def test_a_device_that_is_named_is_the_one_that_is_tried() -> None:
+    assert all(mode.options["device"] == "cpu" for mode in modes_here("cpu"))
+    with pytest.raises(InvalidConfig, match="device=npu is not possible"):
+        modes_here("npu")
+
+
 @pytest.mark.parametrize("wrong", [False, True])
 def test_the_command_prints_a_table_and_its_status_says_the_same(wrong: bool, monkeypatch, capsys) -> None:
     import tilewise.doctor.modes as modes
@@ -83,7 +90,9 @@ def test_the_command_prints_a_table_and_its_status_says_the_same(wrong: bool, mo
     if wrong:
         true = TorchOps.rms_norm
         monkeypatch.setattr(TorchOps, "rms_norm", lambda self, x, weight, eps: true(self, x, weight, eps) * 1.01)
-    monkeypatch.setattr(modes, "modes_here", lambda: [AS_DEFINED, replace(AS_DEFINED, name="again", plain=False)])
+    monkeypatch.setattr(
+        modes, "modes_here", lambda device: [AS_DEFINED, replace(AS_DEFINED, name="again", plain=False)]
+    )
     status = verb.DOCTOR.call(["--golden"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["MODE", "ANSWERS", "WORST", "ALLOWED", "VERDICT"]
@@ -96,3 +105,17 @@ def test_the_command_prints_a_table_and_its_status_says_the_same(wrong: bool, mo
 def test_the_two_doctors_are_not_one() -> None:
     found = called("doctor", "--golden", "http://127.0.0.1:1/v1", "demo")
     assert found.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--golden", "--device", "npu"), "device=npu is not possible"),
+        (("--golden", "--ops"), "--ops and --golden are two examinations"),
+        (("http://127.0.0.1:1/v1", "demo", "--device", "cpu"), "--device cpu is about this machine"),
+    ],
+)
+def test_nothing_that_is_asked_for_is_passed_over(words: tuple[str, ...], said: str) -> None:
+    found = called("doctor", *words)
+    assert found.returncode != 0
+    assert said in found.stderr

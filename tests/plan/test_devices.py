@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tilewise.capacity.model import platform_of
 from tilewise.errors import InvalidConfig
 from tilewise.plan.request import DEVICES, read_devices
+from tilewise.platforms.ascend import AscendPlatform
+from tilewise.platforms.kv_cache import BLOCK_SIZE
 
 GIB = 2**30
 
@@ -30,6 +33,7 @@ GIB = 2**30
         ("NVIDIA RTX A6000", 1, 49140 * 2**20),
         ("Ascend 910B4", 1, 32 * GIB),
         ("16xA3", 16, 64 * GIB),
+        ("4x910B3", 4, 64 * GIB),
         ("8x910b2", 8, 64 * GIB),
         ("H200:100GiB", 1, 100 * GIB),
         ("cpu", 1, 7 * GIB),
@@ -63,6 +67,16 @@ def test_how_many_of_how_much_memory(text, count, memory):
 def test_what_cannot_be_named_says_what_can(text, said):
     with pytest.raises(InvalidConfig, match=said):
         read_devices(text, memory_here=GIB)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "npu"), [("910B2", "auto", True), ("64GiB", "npu", True), ("H100", "auto", False)]
+)
+def test_an_npu_has_blocks_of_its_own(text, kind, npu):
+    """As its platform has them, so that what is planned is what is served."""
+    found = platform_of(read_devices(text, GIB).device, kind)
+    assert found.block_size == (AscendPlatform.block_size if npu else BLOCK_SIZE)
+    assert (16 in found.block_sizes) is not npu
 
 
 def test_speeds_that_are_stated_win_over_the_table():

@@ -21,6 +21,7 @@ from tilewise.models.config import ModelConfig
 from tilewise.models.load import Architecture
 from tilewise.plan.request import Device
 from tilewise.platforms import DeviceKind, current_platform
+from tilewise.platforms.ascend import AscendPlatform
 from tilewise.platforms.base import Capture, Diagnosis, Platform
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cuda import GRAPH_SIZES
@@ -41,7 +42,7 @@ _SCALE, _ZERO = 2, 1
 def platform_of(device: Device, kind: DeviceKind = "auto") -> Platform:
     """Return the platform of a device; on this machine, one of that kind. Raises InvalidConfig where it has none."""
     if not device.here:
-        return StatedPlatform(device.memory)
+        return StatedPlatform(device.memory, npu=device.npu or kind == "npu")
     return CpuPlatform(Memory(device.memory, device.memory)) if device.memory_stated else current_platform(kind)
 
 
@@ -54,14 +55,14 @@ class StatedPlatform:
     backend = "gloo"
     beside_host = True
     tile_batches: tuple[int, ...] = (8, 4, 2, 1)
-    block_sizes = BLOCK_SIZES
-    block_size = BLOCK_SIZE
     utilization: float | None = USUAL_SHARE
     graph_sizes = GRAPH_SIZES
     resize_kernels: str | None = None
 
-    def __init__(self, memory: int) -> None:
+    def __init__(self, memory: int, npu: bool = False) -> None:
         self._memory = memory
+        self.block_sizes = AscendPlatform.block_sizes if npu else BLOCK_SIZES
+        self.block_size = AscendPlatform.block_size if npu else BLOCK_SIZE
 
     def ops(self, batch_invariant: bool = False) -> Ops:
         if batch_invariant:

@@ -62,6 +62,10 @@ def doctor(line: CommandLine) -> int:
     for name in ("golden", "ops"):
         if getattr(options, name) and options.words:
             raise BadUsage(f"--{name} is about this machine: leave URL and MODEL out, or --{name}")
+    if options.ops and options.golden:
+        raise BadUsage("--ops and --golden are two examinations: run one after the other")
+    if options.words and options.device != "auto":
+        raise BadUsage(f"--device {options.device} is about this machine: leave URL and MODEL out, or --device")
     if options.ops:
         return _ops(options)
     if options.golden:
@@ -135,7 +139,7 @@ def _golden(options: DoctorOptions) -> int:
     from tilewise.doctor.golden import models, read_golden, try_mode
     from tilewise.doctor.modes import modes_here
 
-    modes, golden = modes_here(), read_golden()
+    modes, golden = modes_here(options.device), read_golden()
     reports: list[ModeReport] = []
     with models() as model_of, progress_bar("Trying modes", len(modes)) as advance:
         for mode in modes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tilewise.environment import Environment
-from tilewise.platforms import current_platform
+from tilewise.platforms import DeviceKind, current_platform
 
 Arithmetic = Literal["floats", "int8", "fp8", "w4a16", "int8 cache", "fp8 cache"]
 """Options that round on purpose. Modes of one arithmetic agree within rounding, so they share golden answers."""
@@ -43,10 +43,14 @@ class Mode:
     """True for torch's ops where a CPU has kernels of ours."""
 
 
-def modes_here() -> list[Mode]:
-    """Return the modes of this machine: those of its CPU, and of its GPU or NPU if there is one."""
-    name = current_platform().name
-    return [*_of_device("cpu"), *(_of_device(name) if name != "cpu" else ())]
+def modes_here(device: DeviceKind = "auto") -> list[Mode]:
+    """Return the modes of a device; with "auto" those of the CPU, and of a GPU or an NPU if there is one.
+
+    Raises InvalidConfig for a device that is not there.
+    """
+    name = current_platform(device).name
+    devices = dict.fromkeys(("cpu", name) if device == "auto" else (name,))
+    return [mode for device in devices for mode in _of_device(device)]
 
 
 def _of_device(device: str) -> Iterator[Mode]:

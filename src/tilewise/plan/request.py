@@ -36,6 +36,8 @@ class Device:
     here: bool = False
     """True for the processor of this machine, whose memory all ranks share, however many there are."""
     memory_stated: bool = True
+    npu: bool = False
+    """True for an Ascend NPU, whose KV blocks are larger."""
 
     def shared_by(self, ranks: int) -> Device:
         """Return what each of several ranks has of this device."""
@@ -57,14 +59,19 @@ def _gpu(name: str, mib: int, bandwidth: float, floats: float, int8: float) -> D
     return Device(name, mib * MIB, bandwidth * 1e9, floats * 1e12, int8 * 1e12)
 
 
+def _npu(name: str, mib: int, bandwidth: float, floats: float) -> Device:
+    """Return an Ascend NPU, which does twice as many operations in int8."""
+    return replace(_gpu(name, mib, bandwidth, floats, 2 * floats), npu=True)
+
+
 # Memory is what nvidia-smi and npu-smi show as the total, which is less than the number in a name where a part of it
 # holds checksums. Operations are those of dense matrices: data sheets often give twice as many, for sparse ones.
 # Sources: NVIDIA's data sheets of A10 (2021), A30 (2021), A40 (2020), A100 (2022, SXM), L4 (2023), L20 (2023), L40S
 # (2023), H20 (2023), H100 and H800 (2023, SXM), H200 (2024, SXM) and B200 (2024, HGX); its white papers on GA102, Ada
-# and RTX Blackwell for RTX 3090, A6000, RTX 4090, RTX 6000 Ada and RTX 5090 (with sums in float32). Huawei states products
-# and not chips: Atlas 800T A2 stands for 910B2, Atlas 800I A2 for 910B4, and FP16 for bfloat16, so these two are
-# approximate. A 910C has two dies, each of which is a device of its own to npu-smi and torch: the row is one die
-# ("Serving Large Language Models on Huawei CloudMatrix384", arXiv 2506.12708).
+# and RTX Blackwell for RTX 3090, A6000, RTX 4090, RTX 6000 Ada and RTX 5090 (with sums in float32). Huawei states
+# products and not chips: Atlas 800T A2 stands for 910B2 and, in its smaller form, 910B3, Atlas 800I A2 for 910B4, and
+# FP16 for bfloat16, so these are approximate. A 910C has two dies, each of which is a device of its own to npu-smi
+# and torch: the row is one die ("Serving Large Language Models on Huawei CloudMatrix384", arXiv 2506.12708).
 DEVICES: dict[str, Device] = {
     device.name: device
     for device in (
@@ -86,9 +93,10 @@ DEVICES: dict[str, Device] = {
         _gpu("RTX4090", 24564, 1008, 165.2, 660.6),
         _gpu("RTX5090", 32607, 1792, 209.5, 838),
         _gpu("RTX6000-Ada", 49140, 960, 364.2, 728.5),
-        _gpu("910B2", 65536, 1600, 376, 752),
-        _gpu("910B4", 32768, 800, 280, 560),
-        _gpu("910C", 65536, 1600, 376, 752),
+        _npu("910B2", 65536, 1600, 376),
+        _npu("910B3", 65536, 1600, 313),
+        _npu("910B4", 32768, 800, 280),
+        _npu("910C", 65536, 1600, 376),
     )
 }
 _ALSO = {"A100": "A100-80G", "H100-80G": "H100", "A3": "910C"}

@@ -21,7 +21,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 from tilewise.engine.encode_core import EncodedDelta
 from tilewise.engine.sequence import SequenceDelta
 from tilewise.errors import TilewiseError
-from tilewise.host import short_waits
+from tilewise.host import short_waits, without_interrupts
 from tilewise.inputs.media.tile_memory import TileFile
 from tilewise.remote.wire import Abort, Close, FromEngine, Launch, ResetCache, Returned, Submit, ToEngine, framed, pipe
 from tilewise.types import Request
@@ -115,7 +115,7 @@ class EngineProcess:
         command = [sys.executable, "-P", "-m", "tilewise.remote.begin", f"{theirs.fileno()}", level, f"{number}"]
         command.append(f"{self.tiles.descriptor}")
         path = os.pathsep.join(sys.path)
-        with theirs:  # the engine's end is its own, so that its death is the end of the pipe
+        with theirs, without_interrupts():  # the engine's end is its own, so that its death is the end of the pipe
             self._process = subprocess.Popen(
                 command,
                 pass_fds=[theirs.fileno(), self.tiles.descriptor],

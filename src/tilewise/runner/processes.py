@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tilewise.host import short_waits
+from tilewise.host import short_waits, without_interrupts
 
 _PATIENCE = 10.0
 """Seconds that a process is given to end by itself."""
@@ -22,12 +22,13 @@ _PATIENCE = 10.0
 def start_module(module: str, task: object) -> subprocess.Popen[bytes]:
     """Start an interpreter that runs a module and finds others where this one does; its standard input has the task."""
     path = os.pathsep.join(sys.path)
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", module],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, **short_waits(os.environ), "PYTHONPATH": path},
-    )
+    with without_interrupts():
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **short_waits(os.environ), "PYTHONPATH": path},
+        )
     assert process.stdin is not None
     pickle.dump(task, process.stdin)
     process.stdin.flush()

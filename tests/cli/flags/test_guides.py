@@ -43,7 +43,7 @@ def test_on_one_device_the_command_runs_and_says_what_became_of_the_rest():
         *("cudagraph_capture_sizes became max_graph_size=", "sizes 64, 128, 192, 256, 512 would nowhere be used"),
         *(
             "enable_weight_nz_layout: an NPU keeps matrices of int8 in the NZ layout",
-            "enable_cpu_binding: it is cpu_binding",
+            "enable_cpu_binding: cpu_binding, unless",
         ),
         *("--enable-chunked-prefill", "--trust-remote-code: code of a checkpoint is never run"),
         *("VLLM_USE_V1: ", "VLLM_ASCEND_ENABLE_FUSED_MC2: "),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -89,6 +90,17 @@ class Tape(TorchDispatchMode):
         return found
 
 
+class NoReading(TorchFunctionMode):
+    """Refuse what reads a device's numbers: of a CPU's tensors `tolist` does so without a call that a tape sees."""
+
+    reads = (Tensor.tolist, Tensor.item, Tensor.cpu, Tensor.numpy)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.reads:
+            raise RuntimeError("numbers of the device are asked for while it is captured")
+        return func(*args, **(kwargs or {}))
+
+
 class NPUGraph:
     """A graph as torch_npu has it: attention of a replay waits until it is told lengths by an update."""
 
@@ -133,7 +145,7 @@ class FakeNpu:
     def graph(self, graph: NPUGraph, pool: object, auto_dispatch_capture: bool) -> Iterator[None]:
         assert auto_dispatch_capture
         self.captured += 1
-        with graph.tape:
+        with graph.tape, NoReading():
             yield
 
 

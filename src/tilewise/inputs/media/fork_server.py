@@ -18,6 +18,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
+from tilewise.host import without_interrupts
 from tilewise.inputs.media.tile_memory import TileForm
 
 if TYPE_CHECKING:
@@ -40,11 +41,15 @@ class ForkServer:
         # Of the variables only those that tell where libraries are: there may be keys among the others.
         known = {name: value for name, value in os.environ.items() if name in _LIBRARIES}
         environment = {**known, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        with theirs:
+        with theirs, without_interrupts():
             self._process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment
             )
         self._end = weakref.finalize(self, _end, self._socket, self._process)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def has_ended(self) -> bool:
