@@ -70,7 +70,7 @@ def test_usage_comes_without_choices():
         (400, b'{"error": {"message": "Too\\nlong.", "code": 400}}', "400 Too long."),
         (404, b'{"object": "error", "message": "No such model"}', "404 No such model"),
         (422, b'{"detail": "bad"}', "422 bad"),
-        (401, b"", "401 Unauthorized Give the key with --api-key."),
+        (401, b"", "401 Unauthorized. Give the key with --api-key, or in VLLM_API_KEY."),
         (502, b"<html>Bad\nGateway</html>", "502 <html>Bad Gateway</html>"),
         (200, events({"error": {"message": "The engine ended."}}), "The engine ended."),
         (200, b"data: nonsense\n\n", "no part of an answer: 'nonsense'"),

@@ -64,13 +64,17 @@ class ChatServer:
         try:
             return [{**card, "id": str(card["id"])} for card in answer.json()["data"]]
         except (ValueError, LookupError, TypeError):
-            raise ServerProblem(f"{self.url}/models names no model: give --model.") from None
+            kind = answer.headers.get("content-type", "text without a type")
+            raise ServerProblem(
+                f"{self.url}/models is no list of models, but {kind:.80}: give the URL of an OpenAI API, which mostly "
+                "ends with /v1."
+            ) from None
 
     def first_model(self) -> str:
         """Return the server's name of its model, or of the first of several. Raises ServerProblem."""
         models = self.models()
         if not models:
-            raise ServerProblem(f"{self.url}/models names no model: give --model.")
+            raise ServerProblem(f"{self.url}/models names no model: is one loaded there?")
         return str(models[0]["id"])
 
     def answer(self, body: dict[str, Any]) -> Generator[Delta]:
@@ -108,6 +112,11 @@ class ChatServer:
             raise ServerProblem(f"No server answers at {self.url}. {start}") from None
         except httpx.RemoteProtocolError:
             raise ServerProblem(f"{self.url} ended in the middle of the answer.") from None
+        except httpx.TimeoutException as error:
+            seconds = error.request.extensions.get("timeout", {}).get("read")
+            raise ServerProblem(
+                f"{self.url} did not answer within {seconds} s: see whether it is busy, or another kind of server."
+            ) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ServerProblem(f"{self.url}: {error or type(error).__name__}") from None
 
@@ -122,8 +131,9 @@ def key_headers(key: str | None) -> dict[str, str]:
 def _check(answer: httpx.Response) -> None:
     if answer.is_success:
         return
-    hint = " Give the key with --api-key." if answer.status_code == 401 else ""
-    raise ServerProblem(f"{answer.status_code} {_reason(answer.text) or answer.reason_phrase}{hint}")
+    hint = ". Give the key with --api-key, or in VLLM_API_KEY." if answer.status_code == 401 else ""
+    said = _reason(answer.text) or answer.reason_phrase
+    raise ServerProblem(f"{answer.status_code} {said.rstrip('.') if hint else said}{hint}")
 
 
 def _object(answer: httpx.Response) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def test_the_same_server_is_right_if_that_was_meant(cut_otherwise: Served) -> No
 def test_a_key_that_lacks_is_asked_for(cut_otherwise: Served) -> None:
     found = called("doctor", f"{cut_otherwise.url}/v1", "demo")
     assert found.returncode == 1
-    assert "Give the key with --api-key." in found.stderr
+    assert "Give the key with --api-key, or in VLLM_API_KEY." in found.stderr
 
 
 def test_another_template_is_named(tmp_path: Path) -> None:

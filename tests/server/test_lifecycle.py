@@ -106,6 +106,17 @@ def test_a_client_that_leaves_frees_its_request(server: Served):
     assert ask(server.url).status_code == 200
 
 
+def test_an_engine_that_hangs_shows_in_the_metrics(server: Served):
+    assert server.metric("tilewise:engine_silent_seconds") == 0
+    readers, pool, futures = start_streams(server, 1, {**LONG, "max_tokens": 60})
+    with stopped(server):
+        until(lambda: server.metric("tilewise:engine_silent_seconds") > 1)
+    futures[0].result(PATIENCE)
+    assert readers[0].events[-1] == "[DONE]"
+    assert server.metric("tilewise:engine_silent_seconds") == 0
+    pool.shutdown()
+
+
 def test_a_port_that_is_taken_costs_no_loading_time(server: Served):
     port = server.url.rpartition(":")[2]
     second = Served("--port", port)
@@ -160,14 +171,30 @@ def test_with_patience_it_lets_them_finish():
             server.process.send_signal(signal.SIGTERM)
             until(lambda: "Draining" in server.log)
             late = ask(server.url)
+            health = httpx.get(f"{server.url}/health", timeout=PATIENCE)
         for future in futures:
             future.result(PATIENCE)
         assert all(json.loads(reader.events[-2])["choices"][0]["finish_reason"] == "length" for reader in readers)
-        assert late.status_code == 503
+        assert late.status_code == health.status_code == 503
         assert "shutting down" in late.json()["error"]["message"]
         assert server.process.wait(PATIENCE) == 0
         pool.shutdown()
     assert "Draining 2 in-flight requests (timeout=60s)" in server.log
+
+
+def test_told_twice_to_end_it_waits_for_nobody():
+    with served("--shutdown-timeout", "600") as server:
+        readers, pool, futures = start_streams(server, 2)
+        with stopped(server):  # else the streams could end by themselves
+            server.process.send_signal(signal.SIGTERM)
+            until(lambda: "Draining" in server.log)
+            server.process.send_signal(signal.SIGTERM)
+            for future in futures:
+                future.result(PATIENCE)
+        assert all("shutting down" in reader.error["message"] for reader in readers)
+        assert server.process.wait(PATIENCE) == 0
+        pool.shutdown()
+    assert "Shutdown was asked for again" in server.log
 
 
 def test_one_request_too_many():

@@ -63,7 +63,8 @@ def print_family() -> int:
 TWIN = Verb(
     usage="tilewise tools twin NAME FOLDER [OPTION ...]\n       tilewise tools twin --list",
     about="Write a checkpoint of a few hundred kilobytes with the structure, the files and the order of special tokens "
-    "of a published one. Its weights are noise, and so are its answers.",
+    "of a published one. Its weights are noise, and so are its answers. It has two to six heads, so that few ranks can "
+    "share it, and takes 2,048 tokens.",
     run=twin,
     options=(TwinOptions,),
     examples="""\

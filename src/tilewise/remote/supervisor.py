@@ -69,6 +69,7 @@ class Supervisor:
         self._pause = _FIRST_PAUSE
         self.state: State = "starting"
         self._begun = False
+        self._heard = 0.0
         self._reason: TilewiseError | None = None
         self.restarts = 0
         self.load = EngineLoad(0, 0, 0.0)
@@ -109,6 +110,11 @@ class Supervisor:
         return (self,)
 
     @property
+    def silent_seconds(self) -> float:
+        """Seconds since the engine last said anything, or since requests wait for it; 0 while none does."""
+        return self._loop.time() - self._heard if self._sinks else 0.0
+
+    @property
     def resolved(self) -> Resolved:
         return self.ready.resolved
 
@@ -133,6 +139,8 @@ class Supervisor:
     def submit(self, requests: Sequence[Request], sink: Sink) -> None:
         """Submit requests; their tokens go to the sink until `forget` is called. Raises EngineDead if none is there."""
         self.check()
+        if not self._sinks:
+            self._heard = self._loop.time()
         for request in requests:
             self._sinks[request.id] = sink
             self._engine.submit(request)
@@ -168,6 +176,7 @@ class Supervisor:
         self._engine = RemoteEngine(process, self._launch, self._loop, self._take, self._take_end)
 
     def _take(self, message: FromEngine) -> None:
+        self._heard = self._loop.time()
         if isinstance(message, Ready):
             self._pause = _FIRST_PAUSE
             self._become("ready")

@@ -161,9 +161,10 @@ def _model(name: str, served: ServedModel) -> ModelCard:
 
 @router.on("GET", "/health", _HEALTH)
 async def health(raw: Request) -> Response:
-    """200 while requests are taken, 503 while the engine is away."""
-    engine = context_of(raw).service.engine
-    if engine.state == "ready":
+    """200 while requests are taken, 503 while the engine is away, or the server is about to end."""
+    service = context_of(raw).service
+    engine = service.engine
+    if engine.state == "ready" and not service.draining:
         return Response(status_code=200)
     return Response(status_code=503, headers={"Retry-After": str(engine.retry_after)})
 
@@ -185,6 +186,8 @@ async def metrics(raw: Request) -> Response:
     """Metrics for Prometheus, under vLLM's names."""
     context = context_of(raw)
     context.metrics.media(*context.service.preparer.media_use)
+    for of_engine, engine in zip(context.metrics.engines, context.replicas.engines, strict=True):
+        of_engine.silent(engine.silent_seconds)
     return Response(context.metrics.render(), media_type=_METRICS)
 
 

@@ -74,8 +74,13 @@ _GAUGES: dict[str, tuple[str, ...]] = {
     "vllm:kv_cache_usage_perc": ("Share of the KV blocks that are in use, 0 to 1",),
     "vllm:gpu_cache_usage_perc": ("Old name of vllm:kv_cache_usage_perc",),
     "tilewise:engine_up": ("1 while the engine takes requests",),
+    "tilewise:engine_silent_seconds": (
+        "Seconds since the engine last said anything while requests wait for it, else 0",
+    ),
 }
 """Name -> the same of a gauge."""
+REJECTIONS = ("queued_requests", "queued_tokens")
+"""Limits at which requests are refused."""
 _UP_TO_CONTEXT = ()
 """Stands for buckets of tokens up to the longest context, which is the model's."""
 _HISTOGRAMS: dict[str, tuple[str, tuple[float, ...]]] = {
@@ -225,6 +230,10 @@ class EngineMetrics:
         for name in ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"):
             self._metrics[name].set(load.kv_cache_usage)
 
+    def silent(self, seconds: float) -> None:
+        """Note for how long nothing has come from the engine though requests wait for it."""
+        self._metrics["tilewise:engine_silent_seconds"].set(seconds)
+
     def engine_is(self, up: bool, restarting: bool) -> None:
         """Note whether the engine takes requests. The counters of its next process begin at zero."""
         self._metrics["tilewise:engine_up"].set(up)
@@ -310,6 +319,8 @@ class Metrics:
         )()
         self._media_seen = CacheCounts()
         self._rejected = counter("vllm:admission_rejections", "Requests that were one too many", "reason")
+        for reason in REJECTIONS:  # from the start, so that the first one is a rise
+            self._rejected(reason)
         self._ignored = counter("tilewise:ignored_fields", "Requests with a field that has no effect", "field")
         self._no_adapters()
 

@@ -32,7 +32,10 @@ class BodyTooLarge(TilewiseError):
 
     @classmethod
     def of(cls, size: str, limit: int) -> BodyTooLarge:
-        return cls(f"The body has {size:.20} bytes, the limit is {limit}: send smaller pictures, or URLs instead.")
+        return cls(
+            f"The body has {size:.20} bytes, the limit is {limit}: send smaller pictures, or URLs; the server's "
+            "--max-body-mb raises it."
+        )
 
 
 class BodyTooSlow(TilewiseError):

@@ -12,6 +12,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 import h11
 import uvicorn
@@ -188,6 +189,13 @@ class Server(uvicorn.Server):
         self._context.on_give_up(self._end)
 
     def _end(self) -> None:
+        self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end; being told a second time, wait no longer for requests in flight."""
+        if self.should_exit:
+            logger.info("Shutdown was asked for again: requests in flight are not waited for")
+            self.force_exit = True
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -51,7 +51,8 @@ class AnswerService:
         self.in_flight = 0
         """Requests whose answers have not ended."""
         self.ignored_log = IgnoredLog()
-        self._draining = False
+        self.draining = False
+        """True once no more requests are taken, as the server is about to end."""
         self.preparer = preparer
         self.reader = reader
         self._config = config
@@ -70,7 +71,7 @@ class AnswerService:
             yield
 
     def _check_admission(self) -> None:
-        if self._draining:
+        if self.draining:
             raise EngineDead("The server is shutting down: send the request to another one.")
         self.engine.check()
         limit, waiting = self._config.max_num_queued_reqs, self.engine.load.waiting + self._preparing
@@ -195,7 +196,7 @@ class AnswerService:
 
     def drain(self) -> None:
         """Take no more requests."""
-        self._draining = True
+        self.draining = True
 
     @contextmanager
     def counted(self) -> Generator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import get_args
 
 import pytest
@@ -49,6 +50,35 @@ def test_a_file_has_yaml_types_and_both_spellings(file):
     assert (server.served_model_name, server.max_body_mb) == (("a", "b"), 1.5)
     assert server.disable_access_log_for_endpoints == ("/health", "/metrics")
     assert "cudagraph_mode FULL became FULL_DECODE_ONLY" in settings.lines[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("api-key:\n", "api-key has no value: give one, or leave the line out"),
+        ("api-key: []\n", "api-key has no value"),
+        ("api-key: [a, null]\n", "api-key has no value"),
+        ("served-model-name: null\n", "served-model-name has no value"),
+        ("allowed-media-domains: ~\n", "allowed-media-domains has no value"),
+        ("model:\n", "model has no value"),
+        ("port: 1\napi-key: a\nport: 2\n", "the key 'port' stands there twice"),
+        (
+            "compilation-config: {cudagraph_mode: FULL, cudagraph_mode: NONE}\n",
+            "the key 'cudagraph_mode' stands there twice",
+        ),
+    ],
+)
+def test_a_template_that_nobody_filled_in_is_refused(file, text, said):
+    """Else the word None would be a key, or a server that was meant to have one would have none."""
+    with pytest.raises(InvalidConfig, match=re.escape(said)):
+        read_settings(["--config", file(text)], {})
+
+
+def test_a_file_may_take_what_it_has_elsewhere_and_change_some(file):
+    text = "limit-mm-per-prompt: &most {image: 4, video: 1}\nmm-processor-kwargs: {<<: *most, image: 2}\n"
+    assert read_settings(["--config", file(text.partition("\nmm")[0])], {}).engine.limit_mm_per_prompt["image"] == 4
+    with pytest.raises(InvalidConfig, match="mm_processor_kwargs"):  # read whole, the second image winning
+        read_settings(["--config", file(text)], {})
 
 
 def test_a_file_has_the_forms_of_the_command_line(file):

@@ -333,6 +333,11 @@ def test_files_that_are_missing_or_none(root, name):
         local(root).fetch(f"file://{root}/{name}")
 
 
+def test_a_folder_is_no_missing_file(root):
+    with pytest.raises(InvalidMedia, match="sub is no regular file"):
+        local(root).fetch(f"file://{root}/sub")
+
+
 def test_a_missing_file_below_the_root_is_named(root):
     with pytest.raises(InvalidMedia, match=r"gone\.png: no such file"):
         local(root).fetch(f"file://{root}/gone.png")

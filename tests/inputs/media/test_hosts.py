@@ -123,6 +123,12 @@ def test_a_listed_public_name_does_not_lead_inside(no_connection, monkeypatch, n
         open_to("media.example").fetch("http://media.example/a.png")
 
 
+def test_the_way_to_open_an_address_is_the_one_that_opens_it():
+    for address, way in (("10.0.0.9", "naming it or its network"), ("169.254.169.254", "naming this very address")):
+        with pytest.raises(InvalidMedia, match=f"is not a public address: refused.*{way}"):
+            open_to("*").fetch(f"http://{address}/a.png")
+
+
 def test_a_redirect_out_of_the_named_network_is_refused(server, base):
     with pytest.raises(InvalidMedia, match=r"192\.168\.0\.1, which is not a public address: refused"):
         open_to("127.0.0.0/8").fetch(f"{base}/to?http://192.168.0.1/picture")

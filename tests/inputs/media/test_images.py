@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import EpsImagePlugin, GifImagePlugin, Image, ImageCms
+from PIL import EpsImagePlugin, GifImagePlugin, Image, ImageCms, PngImagePlugin
 
 from tilewise.errors import InvalidMedia
 from tilewise.ignored import Ignored
@@ -177,7 +177,7 @@ def noise() -> Image.Image:
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 100, b"hello", b"\x89PNG\r\n\x1a\n"])
 def test_bytes_that_are_no_picture(data):
-    with pytest.raises(InvalidMedia, match="is not a picture that can be read"):
+    with pytest.raises(InvalidMedia, match=r"is not a picture that can be read|is damaged: it begins as"):
         open_image(data)
 
 
@@ -193,6 +193,22 @@ def test_a_truncated_picture(kind):
     data = saved(noise(), kind)
     with pytest.raises(InvalidMedia, match=r"damaged or cut short.*send the whole file again"):
         open_image(data[: len(data) // 2])
+
+
+def test_a_picture_whose_head_alone_is_wrong():
+    data = bytearray(saved(noise(), "PNG"))
+    data[30] ^= 1  # the checksum of its first chunk
+    with pytest.raises(InvalidMedia, match="is damaged: it begins as a PNG picture, and what follows is none"):
+        open_image(bytes(data))
+
+
+def test_a_picture_with_a_text_beyond_pillows_limit():
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("Comment", "a" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+    out = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(out, "PNG", pnginfo=texts)
+    with pytest.raises(InvalidMedia, match=r"has texts or a colour profile beyond Pillow.s limit of 1 MiB"):
+        open_image(out.getvalue())
 
 
 def test_missing_file_is_named(tmp_path):

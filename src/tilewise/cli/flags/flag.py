@@ -119,13 +119,20 @@ def with_key(flag: Flag, found: Mapping[str, Any] | None, path: str, value: Any)
 
 
 def value_from_file(flag: Flag, value: Any) -> Any:
-    """Return the flag's value for one that YAML has read, which has a type already. Raises ValueError."""
+    """Return the flag's value for one that YAML has read, which has a type already. Raises ValueError.
+
+    A line without a value is not given where None is the default, and refused elsewhere: a template that nobody filled
+    in must not make a key of the word None, nor a server without one.
+    """
+    if value is None and flag.optional and not flag.is_list:
+        return None
+    items = value if isinstance(value, list) else [value]
+    if not items or any(item is None for item in items):
+        raise ValueError("has no value: give one, or leave the line out")
     if isinstance(value, str) and not flag.is_list:
         return value_of(flag, value)
     if flag.is_list:
-        return values_of_list(flag, [str(item) for item in value] if isinstance(value, list) else [str(value)])
-    if value is None and flag.optional:
-        return None
+        return values_of_list(flag, list(map(str, items)))
     if flag.read is not None and flag.is_object and type(value) is int:
         return flag.read(str(value))
     if flag.is_object and not isinstance(value, Mapping):

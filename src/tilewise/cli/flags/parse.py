@@ -218,7 +218,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        found = yaml.load(Path(path).read_text(encoding="utf-8"), _once_each())
     except FileNotFoundError:
         raise InvalidConfig(f"{path}: no such file.") from None
     except IsADirectoryError:
@@ -234,6 +234,24 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InvalidConfig(f"{path} must map names of flags to values, got a {type(found).__name__}.")
     return {str(key): value for key, value in found.items()}
+
+
+def _once_each() -> Any:
+    """Return a kind of YAML loader that refuses a key which stands in a mapping twice, where YAML takes the last."""
+    import yaml
+
+    class OnceEach(yaml.SafeLoader):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            seen = set[str]()
+            for key, _ in node.value:
+                if str(key.value) in seen:
+                    says = f"the key {key.value!r} stands there twice: leave one of them out"
+                    raise yaml.constructor.ConstructorError(None, None, says, key.start_mark)
+                seen.add(str(key.value))
+            found: dict[Any, Any] = super().construct_mapping(node, deep)
+            return found
+
+    return OnceEach
 
 
 def values_of(entries: dict[str, Any], flags: Iterable[Flag], where: str) -> dict[str, Any]:
@@ -259,5 +277,6 @@ def values_of(entries: dict[str, Any], flags: Iterable[Flag], where: str) -> dic
                 read = value_from_file(flag, value)
                 values[flag.name] = not read if off and read is not None else read
         except ValueError as error:
-            raise InvalidConfig(f"{where}: {key} {error}.") from None
+            said = f"{where}: {key} {error}"
+            raise InvalidConfig(said if said.endswith((".", "?")) else f"{said}.") from None
     return values

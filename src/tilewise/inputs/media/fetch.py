@@ -114,7 +114,7 @@ class MediaAccess:
             if not resolved.is_relative_to(root.resolve()):
                 raise InvalidMedia(f"The file path {path} must be a subpath of `--allowed-local-media-path` {root}.")
             if not resolved.is_file():
-                raise InvalidMedia(f"{path}: no such file.")
+                raise InvalidMedia(f"{path}: no such file." if not resolved.exists() else f"{path} is no regular file.")
             size = resolved.stat().st_size
             check_size(str(path), size, budget.limits.file_bytes)
             budget.take_bytes(size)

@@ -160,8 +160,8 @@ class AllowedHosts:
                 continue
             if not private and not is_public(number):
                 raise InvalidMedia(
-                    f"{address.host} is at {number}, which is not a public address: refused. The server's operator can "
-                    "open it by naming it or its network in --allowed-media-domains."
+                    f"{address.host} is at {number}, which is not a public address: refused. The server's "
+                    f"--allowed-media-domains can open it, by {_opened_by(number)}."
                 )
             if not self.named(address):
                 raise self._elsewhere(address)
@@ -204,6 +204,12 @@ class AllowedHosts:
             f"The URL must be from one of the allowed domains: {list(self.entries or ())}. "
             f"Input URL domain: {address.host_header if listed else address.host}"
         )
+
+
+def _opened_by(number: str) -> str:
+    if _unmapped(number) in _METADATA:
+        return "naming this very address, as it hands out secrets of machines in a cloud"
+    return "naming it or its network"
 
 
 def is_local_name(host: str) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from tilewise.errors import InvalidConfig, InvalidMedia
 from tilewise.host import require_extra
@@ -36,7 +36,10 @@ _SEVERAL_FRAMES = {"GIF", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"}
 # Everything else that Pillow knows is rare or dangerous (PostScript starts an interpreter).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA")
 _FORMATS_READ = "Formats that are read: JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, HEIC, JPEG 2000, PPM, ICO, TGA."
+_WITH_SIGNATURE = ("JPEG", "PNG", "WebP", "GIF", "TIFF", "JPEG 2000")
+"""Formats among them whose files are told by how they begin (`kind_of`)."""
 _START_OF_SCAN = b"\xff\xda"
+_TEXT_MIB = PngImagePlugin.MAX_TEXT_CHUNK // 2**20
 _MAX_SCANS = 100  # cameras and web sites write about ten
 _OBJECT = re.compile(r"'?<[^<>]*>'?|\b0x[0-9a-fA-F]{5,}\b")
 _PIXELS = re.compile(r"(\d+) pixels")  # the first number in Pillow's refusal
@@ -162,6 +165,10 @@ def open_image(
         kind = kind_of(content)
         if kind is not None and kind.family != "picture":  # a format without a signature of its own has taken it
             raise InvalidMedia(f"{name} {_no_picture(content)}") from None
+        if "MAX_TEXT_" in str(error):  # Pillow's limit
+            raise InvalidMedia(
+                f"{name} has texts or a colour profile beyond Pillow's limit of {_TEXT_MIB} MiB: save it without."
+            ) from None
         raise InvalidMedia(f"{name} is damaged or cut short ({reason(error)}); send the whole file again.") from None
     return image
 
@@ -214,7 +221,7 @@ def check_size(size: tuple[int, int], limits: ImageLimits, name: str = "the pict
     if width * height > limits.max_pixels:
         raise InvalidMedia(
             f"{name} has {width}x{height} = {width * height} pixels, the limit is {limits.max_pixels}: "
-            "scale it down, or raise max_image_pixels."
+            "scale it down, or raise max_image_pixels (--max-image-pixels)."
         )
     if min(width, height) < 1:
         raise InvalidMedia(f"{name} is {width}x{height}: each side needs at least one pixel.")
@@ -226,7 +233,7 @@ def check_size(size: tuple[int, int], limits: ImageLimits, name: str = "the pict
     if limits.max_aspect is not None and aspect > limits.max_aspect:
         raise InvalidMedia(
             f"{name} is {width}x{height}: its sides differ by more than {limits.max_aspect:g}:1, the limit; cut it "
-            "into pieces, or raise max_image_aspect_ratio."
+            "into pieces, or raise max_image_aspect_ratio (--max-image-aspect-ratio)."
         )
 
 
@@ -236,6 +243,8 @@ def _no_picture(content: bytes) -> str:
         return f"is not a picture that can be read. {_FORMATS_READ}"
     if kind.family == "video":
         return f"is not a picture that can be read (it is {kind.name}): send it as a video_url."
+    if any(kind.name == f"a {name} picture" for name in _WITH_SIGNATURE):
+        return f"is damaged: it begins as {kind.name}, and what follows is none; send the whole file again."
     return f"is not a picture that can be read (it is {kind.name}). {_FORMATS_READ}"
 
 
