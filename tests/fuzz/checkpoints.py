@@ -25,10 +25,12 @@ from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.models.load import Architecture
 from tilewise.runner.tile_store import EncodedTileFile, StoredTileRows
+from tilewise.weights.adapter import Adapter
 from tilewise.weights.file_names import NeededFiles, weight_names
 from tilewise.weights.files import SafetensorFiles, known_names, open_files, shard_files
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.gguf import GgufModelFiles, gguf_folder
+from tilewise.weights.merged_files import merged
 
 REFUSALS = (InvalidCheckpoint, InvalidConfig, UnknownModel)
 
@@ -97,6 +99,33 @@ def repository_listing(value: tuple[list[str], bool, str | None]) -> None:
         weight_names(names)
         needed.check("owner/name", names)
         assert set(needed.weight_files("owner/name", names, folder)) <= set(names)
+
+
+_ADAPTER = {"peft_type": "LORA", "lora_alpha": 4, "alpha_pattern": {r"b\.\d": 2}, "use_rslora": False, "bias": "none"}
+_BASE = {"a.0.weight": (3, 3), "a.1.weight": (4, 3)}
+_ADAPTED = {
+    **{f"base_model.model.a.0.lora_{part}.weight": (2, 3) for part in "AB"},
+    "base_model.model.a.0.lora_magnitude_vector": (2,),
+    "base_model.model.a.1.weight": (4, 3),
+    **{f"a.1.lora_embedding_{part}": (3, 4) for part in "AB"},
+}
+_SIZES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
+_PARTS = st.dictionaries(
+    st.sampled_from(list(_ADAPTED)) | WORDS, st.sampled_from([(2, 3), (3, 2), (4,), (3, 4)]) | _SIZES
+)
+
+
+@of_values(st.tuples(altered([_ADAPTER]), _PARTS))
+def adapter(value: tuple[Any, dict[str, Sequence[int]]]) -> None:
+    """An adapter is merged into tensors of its base's shapes, or is refused."""
+    config, shapes = value
+    base, tensors = ({name: torch.ones(tuple(sizes)) for name, sizes in found.items()} for found in (_BASE, shapes))
+    files = {"adapter_config__json": config, "adapter_model__safetensors": save(tensors)}
+    with folder_of(model__safetensors=save(base)) as at, folder_of(**files) as folder, refusing(*REFUSALS):
+        found = merged(SafetensorFiles(at), Adapter.open(folder))
+        for name in found.names:
+            assert list(found.tensor(name).shape) == found.stored(name).get_shape()
+            found.give_back(name)
 
 
 def _text(value: str) -> bytes:

@@ -254,6 +254,8 @@ def edited(adapter: Path, out: Path, tensors: Callable[[dict[str, Tensor]], Any]
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4', whose training also changed"),
         ({"lora_alpha": "much"}, "lora_alpha must be a number, found 'much'"),
         ({"alpha_pattern": {"(": 2}}, "alpha_pattern has '(', which is no pattern"),
+        ({"alpha_pattern": {r"(\w+)+x": 2}}, "which repeats a group"),
+        ({"alpha_pattern": {".*.*.*.*.*x": 2}}, "more than 4 times"),
         ({"alpha_pattern": {"a": None}}, "alpha_pattern must be a number, found None"),
         ({"alpha_pattern": [2]}, "alpha_pattern must be an object, found [2]"),
     ],

@@ -25,6 +25,7 @@ LOW_RANK = re.compile(
     r"(?P<module>.+)\.lora_(?P<part>A|B|embedding_A|embedding_B|magnitude_vector)(\.(?!weight$)\w+)?(\.weight)?"
 )
 """A tensor of an adapter, by its name without wrappers; behind the part may stand the adapter's own name."""
+_REPETITION, _REPEATED_GROUP, _MOST_REPETITIONS = re.compile(r"[*+{]"), re.compile(r"\)[*+{]"), 4
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
 """Beginnings of ways to begin training that also change the weights of the base, which the adapter does not hold."""
 _REFUSED = {
@@ -104,11 +105,16 @@ def _check(config: Section) -> None:
     if not isinstance(patterns, dict):
         raise InvalidCheckpoint(f"{config.where}: alpha_pattern must be an object, found {patterns!r:.80}.")
     for pattern in patterns:
+        where = f"{config.where}: alpha_pattern has {pattern!r:.80}"
         try:
             re.compile(pattern)
         except re.error as error:
-            where = f"{config.where}: alpha_pattern"
-            raise InvalidCheckpoint(f"{where} has {pattern!r:.80}, which is no pattern: {error}.") from None
+            raise InvalidCheckpoint(f"{where}, which is no pattern: {error}.") from None
+        # Whoever published it could else have names compared until the end of time.
+        if len(_REPETITION.findall(pattern)) > _MOST_REPETITIONS or _REPEATED_GROUP.search(pattern):
+            raise InvalidCheckpoint(
+                f"{where}, which repeats a group or more than {_MOST_REPETITIONS} times something: merge it in PEFT."
+            )
 
 
 def _alpha(config: Section, value: Any) -> float:
