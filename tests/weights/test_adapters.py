@@ -204,6 +204,7 @@ def test_answers_and_a_quantised_copy(hf: Path, usual: tuple[Path, Path], tmp_pa
 
     ours = answer(hf, adapter=str(adapter))
     assert ours == answer(merged)
+    assert ours == answer(hf, adapter=str(adapter), tensor_parallel_size=2)
     assert ours != answer(hf)
     for out, model, more in ((tmp_path / "a", hf, {"adapter": str(adapter)}), (tmp_path / "b", merged, {})):
         quantize(QuantizeOptions(model=str(model), out=str(out)), show=False, **more)
