@@ -125,7 +125,7 @@ class EncodedTileStore:
     """
 
     def __init__(self, folder: CappedFolder, form: EncodedTileFile, check_numerics: bool = False) -> None:
-        """With `check_numerics`, a tile whose rows are not finite, kept before these were checked, is not there."""
+        """Open the store. With `check_numerics`, tiles of numbers that are not finite count as missing."""
         self.counts = TileCounts()
         self._checks = check_numerics
         self._folder = folder

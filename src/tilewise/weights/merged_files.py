@@ -104,7 +104,7 @@ class MergedTensor:
 
 @dataclass
 class Adaptation:
-    """What is changed of a base's tensors, by the names that these have without what wraps them."""
+    """The changes of a base's tensors, by the names that these have without what wraps them."""
 
     updates: dict[str, LowRank] = field(default_factory=dict)
     replaced: dict[str, tuple[WeightFiles, str]] = field(default_factory=dict)
