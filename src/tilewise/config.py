@@ -320,6 +320,10 @@ class EngineConfig:
                 f"max_num_batched_tokens={self.max_num_batched_tokens} must be at least "
                 f"max_num_seqs={self.max_num_seqs}, so that every sequence can take its token."
             )
+        if self.adapter is not None and self.load_format == "dummy":
+            raise InvalidConfig(
+                f"adapter={self.adapter!r} has no effect on random weights (load_format=dummy): leave one of them out."
+            )
         folder = self.encoder_cache_dir
         if folder is not None and (not folder or Path(folder).expanduser().is_file()):
             raise InvalidConfig(f"encoder_cache_dir must name a folder, which need not exist yet, got {folder!r}.")

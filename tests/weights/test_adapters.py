@@ -21,7 +21,7 @@ from tests.weights.broken import change_config, change_tensors, refused
 from tests.weights.hub_server import HubServer
 from tilewise import LLM, SamplingParams
 from tilewise.config import EngineConfig
-from tilewise.errors import InvalidCheckpoint, UnknownModel
+from tilewise.errors import InvalidCheckpoint, InvalidConfig, UnknownModel
 from tilewise.models.load import Architecture
 from tilewise.platforms.ops import Ops, TorchOps
 from tilewise.quantize import QuantizeOptions
@@ -295,6 +295,10 @@ def test_an_adapter_over_quantised_weights_is_refused_with_the_way(usual: tuple[
         "expected floats",
         "tilewise quantize MODEL OUT --adapter ADAPTER",
     )
+
+
+def test_random_weights_are_merged_with_nothing() -> None:
+    refused(InvalidConfig, lambda: EngineConfig(adapter="a", load_format="dummy"), "leave one of them out")
 
 
 def test_what_cannot_be_found(hf: Path, usual: tuple[Path, Path], tmp_path: Path) -> None:
