@@ -100,7 +100,7 @@ def test_the_first_model_is_taken():
     with (
         answering(200, b'{"data": []}') as url,
         ChatServer(url, None) as server,
-        pytest.raises(ServerProblem, match="give --model"),
+        pytest.raises(ServerProblem, match="names no model: is one loaded there"),
     ):
         server.first_model()
 

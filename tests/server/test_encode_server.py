@@ -111,7 +111,7 @@ def test_forms_of_input(encoder: Served) -> None:
         ({"input": [PART] * 4}, None, r"At most 3 image(s) may be provided in one prompt. 4 were given"),
         ({"input": ["http://127.0.0.1/a.png"]}, "input[0]", "not a public address"),
         ({"input": [PART, "file:///etc/passwd"]}, "input[1]", "--allowed-local-media-path"),
-        ({"input": ["data:image/png;base64,iVBORw0KGgo="]}, "input[0]", "is not a picture that can be read"),
+        ({"input": ["data:image/png;base64,iVBORw0KGgo="]}, "input[0]", "is damaged: it begins as a PNG picture"),
         ({"input": [{"type": "text", "text": "a"}]}, "input[0]", "pictures alone are encoded, got 'text'"),
         ({"input": [{"type": "video_url", "video_url": {"url": "a"}}]}, "input[0]", "got 'video_url'"),
         ({"input": [{"type": "image_embeds", "image_embeds": "a"}]}, "input[0]", "got 'image_embeds'"),

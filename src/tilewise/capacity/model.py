@@ -178,9 +178,7 @@ def _at_load(files: Files, wanted: str | None) -> Quantization | None:
     if not files.to_be:
         check_method(files.folder, wanted)
     elif files.stored not in (wanted, scheme_named(wanted)):
-        raise InvalidConfig(
-            f"--quantization {wanted}, but {files.stored} is what the model's name says: leave it out."
-        )
+        raise InvalidConfig(f"--quantization {wanted}, but {files.stored} is what the model's name says: leave it out.")
     return None
 
 
