@@ -103,16 +103,17 @@ def repository_listing(value: tuple[list[str], bool, str | None]) -> None:
 
 _ADAPTER = {"peft_type": "LORA", "lora_alpha": 4, "alpha_pattern": {r"b\.\d": 2}, "use_rslora": False, "bias": "none"}
 _BASE = {"a.0.weight": (3, 3), "a.1.weight": (4, 3)}
-_ADAPTED = {
-    **{f"base_model.model.a.0.lora_{part}.weight": (2, 3) for part in "AB"},
-    "base_model.model.a.0.lora_magnitude_vector": (2,),
+_ADAPTED: dict[str, tuple[int, ...]] = {
+    "base_model.model.a.0.lora_A.weight": (2, 3),
+    "base_model.model.a.0.lora_B.weight": (3, 2),
+    "base_model.model.a.0.lora_magnitude_vector": (3,),
     "base_model.model.a.1.weight": (4, 3),
-    **{f"a.1.lora_embedding_{part}": (3, 4) for part in "AB"},
+    "a.1.lora_embedding_A": (2, 4),
+    "a.1.lora_embedding_B": (3, 2),
+    "b": (1,),
 }
 _SIZES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
-_PARTS = st.dictionaries(
-    st.sampled_from(list(_ADAPTED)) | WORDS, st.sampled_from([(2, 3), (3, 2), (4,), (3, 4)]) | _SIZES
-)
+_PARTS = st.fixed_dictionaries({}, optional={name: st.just(sizes) | _SIZES for name, sizes in _ADAPTED.items()})
 
 
 @of_values(st.tuples(altered([_ADAPTER]), _PARTS))

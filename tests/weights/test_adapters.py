@@ -174,6 +174,10 @@ def test_the_encoder_of_a_wrapped_checkpoint_in_shards(tmp_path: Path) -> None:
     for name, place in places.items():
         if name.startswith("language_model."):
             (folder / place).unlink()
+    language = next(name for name in tensors if name.startswith("language_model.") and "lora_A" in name)
+    beside = next(name for name in tensors if name.startswith("vision_model.") and name.endswith(".base_layer.weight"))
+    base = language.partition(".lora_A")[0] + ".base_layer.weight"  # half of a pair in a file that is opened
+    save_file({name: tensors[name] for name in (beside, language, base)}, folder / places[beside])
     found = dict[str, Tensor]()
     Architecture.of(CheckpointFolder.open(folder)).load_encoder(
         torch.float32, TorchOps(), torch.device("cpu"), found.__setitem__, TorchOps().store
@@ -280,9 +284,23 @@ def test_an_adapter_of_another_model_is_refused(hf: Path, usual: tuple[Path, Pat
         name = next(name for name in tensors if "lora_B" in name)
         tensors[name] = tensors[name][:, :2].contiguous()
 
-    for number, (change, said) in enumerate(
-        ((other_name, "has nothing for 1 of"), (one_matrix, "has A alone"), (other_rank, "take the model that"))
-    ):
+    def no_rank(tensors: dict[str, Tensor]) -> None:
+        name = next(name for name in tensors if "lora_B" in name)
+        tensors[name] = torch.empty(len(tensors[name]), 0)
+        tensors[name.replace("lora_B", "lora_A")] = torch.empty(0, tensors[name.replace("lora_B", "lora_A")].shape[1])
+
+    def magnitudes(tensors: dict[str, Tensor]) -> None:
+        name = next(name for name in tensors if "lora_B" in name)
+        tensors[name.replace("lora_B.weight", "lora_magnitude_vector")] = torch.ones(3)
+
+    changes = {
+        other_name: "has nothing for 1 of",
+        one_matrix: "has A alone",
+        other_rank: "take the model that",
+        no_rank: "take the model that",
+        magnitudes: "has magnitudes of the shape [3]",
+    }
+    for number, (change, said) in enumerate(changes.items()):
         folder = edited(usual[0], tmp_path / str(number), change)
         refused(InvalidCheckpoint, lambda folder=folder: weights(hf, folder), str(folder), said)
 

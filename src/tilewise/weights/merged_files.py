@@ -9,6 +9,7 @@ Sources: huggingface/peft `tuners/lora/layer.py` and `dora.py`; of the wrapped c
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -40,7 +41,11 @@ class LowRank:
     def problem(self, base: Stored) -> str | None:
         """Return what is wrong with the shapes of the parts; None = nothing is."""
         shape, (down, up) = base.get_shape(), [part.get_shape() for part in self._factors]
-        if len(shape) == 2 and len(down) == len(up) == 2 and [up[0], down[1]] == shape and up[1] == down[0]:
+        fits = len(shape) == 2 and len(down) == len(up) == 2 and [up[0], down[1]] == shape and up[1] == down[0] > 0
+        magnitude = self.parts.get("magnitude_vector")
+        if fits and magnitude is not None and ("A" not in self.parts or math.prod(magnitude.get_shape()) != shape[0]):
+            return f"{self.module} has magnitudes of the shape {magnitude.get_shape()}, expected {shape[0]} of a layer."
+        if fits:
             return None
         return (
             f"{self.module} has the shape {shape}, and its adapter's matrices have {up} and {down}: take the model "
@@ -193,7 +198,9 @@ class MergedFiles(WeightFiles):
                 f"{strange[0]}: expected is an adapter of this model. {_FLOATS_FIRST}"
             )
         for name in changes.updates.keys() & self.names:
-            if problem := self._problem(name, changes.updates[name]):
+            update = changes.updates[name]
+            # Of a file that is open for something else, the other matrix may lie in one that is not.
+            if (whole or update.whole) and (problem := self._problem(name, update)):
                 raise InvalidCheckpoint(f"{where}: {problem}")
 
     def _problem(self, name: str, update: LowRank) -> str | None:
