@@ -308,6 +308,9 @@ def _result_lines() -> list[bytes]:
     return [
         answered({"usage": {"prompt_tokens": 3, "completion_tokens": 4}}).line,
         BatchResult.not_asked(line, Fault(None, "invalid_json_line", "Line 1")).line,
+        # Found by fuzzing: a status or a count that is a text.
+        answered({}).line.replace(b'"status_code": 200', b'"status_code": "200"'),
+        answered({"usage": {"prompt_tokens": "3"}}).line,
     ]
 
 

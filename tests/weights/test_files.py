@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from tests.tiny import SPECS, write_hf, write_original
 from tests.weights.broken import change_tensors, load, refused
 from tilewise.errors import InvalidCheckpoint
+from tilewise.weights.file_names import NeededFiles
 from tilewise.weights.files import SafetensorFiles
 
 SPEC = SPECS["qwen2-300m"]
@@ -75,6 +76,11 @@ def test_index_with_something_that_is_no_file_name(shards: Path, shard: object) 
 def test_index_that_is_no_index(shards: Path, text: str) -> None:
     (shards / INDEX).write_text(text)
     refused(InvalidCheckpoint, lambda: load(shards), INDEX, "fetch the file again")
+
+
+def test_an_index_that_has_gone_since_its_folder_was_listed(tmp_path: Path) -> None:
+    names = [INDEX, "config.json", "model-00001-of-00002.safetensors"]
+    refused(InvalidCheckpoint, lambda: NeededFiles().weight_files("a/b", names, tmp_path), INDEX)
 
 
 def test_index_without_shards(shards: Path) -> None:

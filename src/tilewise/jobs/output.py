@@ -59,7 +59,7 @@ class BatchResult:
             if name is None or (response is None) is (error is None):
                 raise ValueError(f"{found['id']!r:.80} is no id of a result")
             whole = cls(int(name[1]), int(name[2], 16), found["custom_id"], response, error)
-            _ = whole.outcome, whole.tokens  # raise here, where something that they read is missing
+            _ = whole.outcome, whole.failed, sum(whole.tokens)  # raise here, where something that they read is missing
         except (KeyError, TypeError, AttributeError, RecursionError) as failure:
             raise ValueError(f"no result: {failure}") from None
         return whole

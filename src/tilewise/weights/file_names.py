@@ -83,7 +83,7 @@ def tensor_places(index: Path) -> dict[str, str]:
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         hash(frozenset(places.values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidCheckpoint(f"{index} is not a weight index ({error!r}); {GET_AGAIN}.") from None
     return dict(places)
 
