@@ -20,6 +20,7 @@ from tilewise.errors import InvalidRequest, UnknownOption
         ({"min_p": 1.5}, "min_p must be in"),
         ({"n": 0}, "n must be a whole number"),
         ({"n": True}, "n must be a whole number"),
+        ({"n": None}, "n must be a whole number from 1 to 16384, got None"),
         ({"n": 3, "temperature": 0}, "n must be 1 when using greedy sampling, got 3"),
         ({"max_tokens": 0}, "max_tokens must be a whole number >= 1, got 0"),
         ({"max_tokens": 2, "min_tokens": 3}, "min_tokens must be less than or equal to max_tokens=2, got 3"),

@@ -177,7 +177,7 @@ class SamplingParams:
 
     def __init__(self, n: int = 1, **options: Any) -> None:
         options = _renamed({"n": n, **options})
-        if to_python(options.get("best_of")) == options["n"]:
+        if "best_of" in options and to_python(options["best_of"]) == options["n"]:
             del options["best_of"]
         for name, value in ({field.name: field.default for field in dataclasses.fields(self)} | options).items():
             setattr(self, name, value)

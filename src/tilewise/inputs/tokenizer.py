@@ -192,8 +192,7 @@ class _Encoder:
         try:
             return (self.first if first else self.later).encode(text, add_special_tokens=False)
         except BaseException as error:
-            # A panic of the library, whose class has no name in Python, and is none of Exception.
-            if type(error).__name__ != "PanicException":
+            if not _is_panic(error):
                 raise
             raise InvalidRequest(
                 f"The tokenizer gives up on a text of {len(text)} characters: send it in other words, or shorter."
@@ -238,10 +237,17 @@ def _is_added_token(token: Any) -> bool:
     return typed and not isinstance(token["id"], bool)
 
 
+def _is_panic(error: BaseException) -> bool:
+    """Return whether the library gave up, for which its class has no name in Python, and is none of Exception."""
+    return type(error).__name__ == "PanicException"
+
+
 def _parse(definition: str, where: str) -> FastTokenizer:
     try:
         return FastTokenizer.from_str(definition)
-    except Exception as error:  # the library raises nothing narrower
+    except BaseException as error:
+        if not isinstance(error, Exception) and not _is_panic(error):  # the library raises nothing narrower
+            raise
         raise InvalidCheckpoint(f"{where} cannot be read ({error}); {GET_AGAIN}.") from None
 
 
