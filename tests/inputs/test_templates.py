@@ -479,3 +479,17 @@ def test_tools_of_internlm2():
     )
     typed = Message("tool", "<|action_start|><|im_end|>")
     assert Text("\n<|action_start|><|im_end|>") in template.render([*ASKED[:2], typed])
+
+
+@pytest.mark.parametrize(
+    "last",
+    [Message("tool", "12 degrees"), Message("assistant", "", calls=('{"name": "weather", "arguments": {}}',))],
+    ids=["result", "call"],
+)
+def test_what_harmony_closes_in_itself_cannot_go_on(last: Message) -> None:
+    """It would be left out of the prompt."""
+    messages = [Message("user", "How warm is it?"), last]
+    with pytest.raises(InvalidRequest, match="The last message cannot go on: calls of tools and their results"):
+        TEMPLATES["internvl3_5_gpt_oss"].render(messages, ending="continue")
+    whole = "".join(str(piece) for piece in TEMPLATES["internvl3_5_gpt_oss"].render(messages))
+    assert ("12 degrees" if last.role == "tool" else "weather") in whole

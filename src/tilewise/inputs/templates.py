@@ -157,6 +157,11 @@ class Template:
         if ending == "open":
             opening = self.opening + (self.think_opening if thinking else "")
             return [*parts, Part("opening", len(turned), "assistant", self._literal(opening))]
+        if ending == "continue" and turned and turned[-1].whole:  # the last part is all of it, and no closing
+            raise InvalidRequest(
+                "The last message cannot go on: calls of tools and their results are closed in themselves by the "
+                f"template {self.name}. Leave out continue_final_message, or end with a text."
+            )
         return parts[:-1] if ending == "continue" else parts
 
     def _system_first(self, messages: Sequence[Message], ending: Ending) -> list[Message]:
