@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tilewise.errors import InvalidMedia
 from tilewise.inputs.media.fetch import MediaAccess
-from tilewise.inputs.media.hosts import WebAddress, is_public
+from tilewise.inputs.media.hosts import WebAddress, is_public, short
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_the_host_that_is_sent_is_the_host_that_was_checked(url, header):
         "http://a.example\t/", "http://a.exa\nmple/", "http://a.example/\r\nHost: b", "http:// a.example/",
         "http://user@a.example/", "http://user:pass@a.example/", "http://a.example@b.example/", "http://@a.example/",
         "http://a_b!.example/", "http://a..example/", "http://.example/", "http://[::1/", "http://[v1.x]/",
-        "http://a.example:99999/", "http://a.example:-1/", "http:///x", "http:a.example", "ftp://a.example/",
+        "http://a.example:99999/", "http://a.example:0/", "http://a.example:-1/", "http:///x", "http:a.example", "ftp://a.example/",
         "//a.example/", "http://[127.0.0.1]/",
         "http://a.example\x00.b/", "http://%61.example/", "http://a.example／evil/", "http://" + "a" * 64 + ".example/",
     ],
@@ -54,6 +54,10 @@ def test_the_host_that_is_sent_is_the_host_that_was_checked(url, header):
 def test_what_others_might_read_differently_is_refused(url):
     with pytest.raises(InvalidMedia):
         WebAddress.of(url)
+
+
+def test_an_address_is_shown_in_what_utf_8_can_carry():
+    assert short("http://\ud800" + "a" * 200) == "http://\\ud800" + "a" * 109 + "..."
 
 
 PUBLIC = ["8.8.8.8", "93.184.216.34", "2606:4700:4700::1111", "64:ff9b::808:808", "2002:808:808::1", "::ffff:8.8.8.8"]

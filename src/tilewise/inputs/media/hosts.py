@@ -74,6 +74,8 @@ class WebAddress:
             port, default = parts.port, _PORTS.get(parts.scheme)
             if default is None or not parts.hostname:
                 raise InvalidMedia(f"{short(url)}: The URL must be either a HTTP, data or file URL.")
+            if port == 0:
+                raise InvalidMedia(f"{short(url)}: nothing listens at port 0; leave it out for {default}.")
             _check_unambiguous(url, parts)
             path = quote(parts.path or "/", safe=_IN_PATH)
             query = quote(parts.query, safe=f"{_IN_PATH}?[]")
@@ -124,8 +126,9 @@ def is_public(number: str) -> bool:
 
 
 def short(url: str) -> str:
-    """Return a URL cut to 120 characters, for messages."""
-    return url if len(url) <= 120 else url[:117] + "..."
+    """Return a URL cut to 120 characters, for messages; halves of surrogate pairs, which UTF-8 has not, are escapes."""
+    shown = url if len(url) <= 120 else url[:117] + "..."
+    return shown.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True)
