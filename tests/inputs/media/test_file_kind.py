@@ -90,6 +90,12 @@ def test_what_is_no_video_is_named(kind, data):
     assert "Errno" not in str(caught.value)
 
 
+def test_a_box_that_is_longer_than_any_file():
+    head = b"\0\0\0\x1cftypisom\0\0\2\0isomiso1mp41"
+    with pytest.raises(InvalidMedia, match="that is damaged or cut off"):
+        read_video(head + b"\0\0\0\1free" + b"\xff" * 8)
+
+
 @pytest.mark.parametrize("data", [b"\0" * 100, b"\x89PN", bytes(range(256))])
 def test_what_is_nothing_known_has_no_name(data):
     assert kind_of(data) is None

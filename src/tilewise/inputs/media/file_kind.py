@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import itertools
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
@@ -184,7 +185,8 @@ def ends_early(file: BinaryIO) -> bool:
 
 
 def _at(file: BinaryIO, place: int, count: int) -> bytes:
-    file.seek(place)
+    """Read some bytes at a place, which may be behind the end, and further than any file is long."""
+    file.seek(min(place, sys.maxsize))
     return file.read(count)
 
 
