@@ -66,10 +66,10 @@ def test_index_that_points_outside_the_folder(shards: Path, folder: Path, shard:
     refused(InvalidCheckpoint, lambda: load(shards), INDEX, shard, "outside")
 
 
-@pytest.mark.parametrize("shard", ["", ".", "..", 7, None, ["a"], {}])
+@pytest.mark.parametrize("shard", ["", ".", "..", 7, None, ["a"], {}, "a" * 300])
 def test_index_with_something_that_is_no_file_name(shards: Path, shard: object) -> None:
     point_index_at(shards, shard)
-    refused(InvalidCheckpoint, lambda: load(shards))
+    refused(InvalidCheckpoint, lambda: load(shards), INDEX)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": ["a"]}', "null"])

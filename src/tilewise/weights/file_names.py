@@ -22,6 +22,7 @@ INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _SHARD, _INDEX = ".safetensors", ".safetensors.index.json"
 _PART = re.compile(r"(?P<name>.+)-\d{5}-of-(?P<count>\d{5})\.safetensors")
+_LONGEST_NAME = 255  # bytes
 _MOST_PARTS = 10_000
 _DESCRIPTION, _DESCRIBED = "quant_model_description", "quant_model_weight"
 """Beginnings of the names of ModelSlim's files: of its description, and of the weights that are described."""
@@ -69,13 +70,20 @@ def listed_shards(index: Path, language: bool = True) -> list[str]:
     """
     places = tensor_places(index)
     for name in set(places.values()):
-        if not isinstance(name, str) or Path(name).name != name:
-            raise InvalidCheckpoint(f"{index}: the shard {name!r} lies outside {index.parent}.")
+        if not _is_file_name(name):
+            raise InvalidCheckpoint(f"{index}: the shard {name!r:.80} lies outside {index.parent}, or is no file name.")
     if language:
         return sorted(set(places.values()))
     from tilewise.weights.formats import is_of_encoder  # here, as it loads torch: so does whoever encodes tiles
 
     return sorted({shard for tensor, shard in places.items() if is_of_encoder(tensor)})
+
+
+def _is_file_name(name: object) -> bool:
+    """Return whether something names a file of a folder, and neither the folder nor anything outside."""
+    if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
+        return False
+    return len(name.encode("utf-8", "surrogatepass")) <= _LONGEST_NAME
 
 
 def tensor_places(index: Path) -> dict[str, str]:
