@@ -73,7 +73,7 @@ def test_what_cannot_be_named_says_what_can(text, said):
     ("text", "kind", "npu"), [("910B2", "auto", True), ("64GiB", "npu", True), ("H100", "auto", False)]
 )
 def test_an_npu_has_blocks_of_its_own(text, kind, npu):
-    """As its platform has them, so that what is planned is what is served."""
+    """The plan takes them from the platform, so that what is planned is what is served."""
     found = platform_of(read_devices(text, GIB).device, kind)
     assert found.block_size == (AscendPlatform.block_size if npu else BLOCK_SIZE)
     assert (16 in found.block_sizes) is not npu

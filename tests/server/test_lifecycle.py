@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -64,6 +64,15 @@ def start_streams(server: Served, count: int, body: dict = LONG) -> tuple[list[R
     futures = [pool.submit(reader.run, server.url, body) for reader in readers]
     assert all(reader.began.wait(PATIENCE) for reader in readers)
     return readers, pool, futures
+
+
+def all_were_told(server: Served, readers: list[Reader], pool: ThreadPoolExecutor, futures: list) -> None:
+    """Wait for the end of streams and server: each stream was told that the server ends."""
+    for future in futures:
+        future.result(PATIENCE)
+    assert all("shutting down" in reader.error["message"] for reader in readers)
+    assert server.process.wait(PATIENCE) == 0
+    pool.shutdown()
 
 
 @contextmanager
@@ -151,11 +160,7 @@ def test_an_engine_killed_under_load(server: Served):
 def test_told_to_end_it_aborts_what_runs(server: Served):
     readers, pool, futures = start_streams(server, 2)
     server.process.send_signal(signal.SIGTERM)
-    for future in futures:
-        future.result(PATIENCE)
-    assert all("shutting down" in reader.error["message"] for reader in readers)
-    assert server.process.wait(PATIENCE) == 0
-    pool.shutdown()
+    all_were_told(server, readers, pool, futures)
     server.stop()
     assert "Shutdown initiated (timeout=0)" in server.log
     assert "Aborting 2 requests" in server.log
@@ -188,11 +193,8 @@ def test_told_twice_to_end_it_waits_for_nobody():
             server.process.send_signal(signal.SIGTERM)
             until(lambda: "Draining" in server.log)
             server.process.send_signal(signal.SIGTERM)
-            for future in futures:
-                future.result(PATIENCE)
-        assert all("shutting down" in reader.error["message"] for reader in readers)
-        assert server.process.wait(PATIENCE) == 0
-        pool.shutdown()
+            wait(futures, PATIENCE)
+        all_were_told(server, readers, pool, futures)
     assert "Shutdown was asked for again" in server.log
 
 

@@ -23,7 +23,7 @@ from tilewise import LLM, SamplingParams
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidCheckpoint, InvalidConfig, UnknownModel
 from tilewise.models.load import Architecture
-from tilewise.platforms.ops import Ops, TorchOps
+from tilewise.platforms.ops import TorchOps
 from tilewise.quantize import QuantizeOptions
 from tilewise.quantize.run import quantize
 from tilewise.weights.adapter import Adapter
@@ -72,14 +72,17 @@ def write_adapter(base: Path, out: Path, **changed: Any) -> tuple[Path, Path]:
     return out / "adapter", merged
 
 
-def weights(folder: Path, adapter: Path | None = None, ops: Ops | None = None) -> dict[str, Tensor]:
+def weights(folder: Path, adapter: Path | None = None) -> dict[str, Tensor]:
     """All tensors that the modules get, by internal names."""
     found = dict[str, Tensor]()
     opened = CheckpointFolder.open(folder)
     if adapter is not None:
         opened = replace(opened, adapter=Adapter.open(adapter))
-    keep = lambda name, tensor: found.__setitem__(name, tensor.clone())  # noqa: E731
-    Architecture.of(opened).load(torch.float32, ops or TorchOps(), 64, watch=keep)
+
+    def keep(name: str, tensor: Tensor) -> None:
+        found[name] = tensor.clone()
+
+    Architecture.of(opened).load(torch.float32, TorchOps(), 64, watch=keep)
     return found
 
 
@@ -158,6 +161,19 @@ def test_a_checkpoint_that_was_saved_while_wrapped(tmp_path: Path) -> None:
     changed = differing(ours, before)
     assert any("vision" in name for name in changed)
     assert any("language" in name for name in changed)
+
+
+def test_a_quantised_copy_of_a_wrapped_checkpoint_has_no_adapters_left(tmp_path: Path) -> None:
+    """Nor does its config say so, by which OpenGVLab's own code would wrap layers again."""
+    wrapped, plain = write_original(tmp_path / "wrapped", SPEC), write_original(tmp_path / "plain", SPEC)
+    meant = wrap(wrapped, adapted)
+    change_tensors(plain, lambda tensors: tensors.update(meant))
+    for source in (wrapped, plain):
+        quantize(QuantizeOptions(model=str(source), out=f"{source}-int8"), show=False)
+    copies = [load_file(tmp_path / f"{name}-int8" / "model.safetensors") for name in ("wrapped", "plain")]
+    assert copies[0].keys() == copies[1].keys()
+    config = json.loads((tmp_path / "wrapped-int8" / "config.json").read_text())
+    assert (config["use_llm_lora"], config["use_backbone_lora"]) == (0, 0)
 
 
 def test_the_encoder_of_a_wrapped_checkpoint_in_shards(tmp_path: Path) -> None:

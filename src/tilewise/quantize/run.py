@@ -49,6 +49,7 @@ from tilewise.quantize.rounding import (
 from tilewise.quantize.smoothing import Smoothing, find_smoothed
 from tilewise.types import Request
 from tilewise.units import in_bytes
+from tilewise.weights.adapter import config_when_merged
 from tilewise.weights.checkpoint import DEMO, Checkpoint
 from tilewise.weights.files import TORCH_TYPES, SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
@@ -253,7 +254,7 @@ class _QuantizeRun:
         write_text(folder / "README.md", model_card(report))
         self._journal.finished = True
         self._journal.save()
-        write_json(folder / "config.json", self._format.config(self._source.config))
+        write_json(folder / "config.json", config_when_merged(self._format.config(self._source.config)))
 
     def _report(self) -> QuantizeReport:
         after = sum(tensor.nbytes for shard in self._shards for tensor in shard.tensors.values())

@@ -127,6 +127,11 @@ def is_wrapped(names: Collection[str]) -> bool:
     return any(".lora_A." in name for name in names)
 
 
+def config_when_merged(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config.json whose checkpoint has no adapters left in it, for readers that would wrap layers again."""
+    return {name: 0 if name in ("use_llm_lora", "use_backbone_lora") else value for name, value in config.items()}
+
+
 def plain_names(names: frozenset[str]) -> frozenset[str]:
     """Return the names that a checkpoint's tensors have once adapters are merged."""
     if not is_wrapped(names):
