@@ -43,10 +43,11 @@ CLIENTS: dict[str, Sequence[str]] = {
 WRITERS: dict[str, Sequence[str]] = {
     "compressed_tensors": ("compressed-tensors>=0.20", TORCH),
     "auto_round": ("auto-round>=0.16", TORCH),
+    "modelslim": ("msmodelslim==26.1.0", "transformers==4.57.6", "pillow", TORCH),
 }
 """Of quantised checkpoints; `tests/weights/quantization` has a program for each."""
-ALONE: dict[str, Sequence[str]] = {"vlmeval": ("ms-vlmeval>=0.0.20",)}
-"""Packages without what they require, of which the wrappers need only what stands above."""
+ALONE: dict[str, Sequence[str]] = {"vlmeval": ("ms-vlmeval>=0.0.20",), "modelslim": ("torchvision>=0.28",)}
+"""Packages without what they require: of that, the programs need only what stands above."""
 
 
 def python(client: str) -> Path:

@@ -79,6 +79,28 @@ def nibbles(codes: np.ndarray, axis: int) -> np.ndarray:
     return ((first & 15) | (second << 4)).astype(np.int8)
 
 
+def float_codes(kind: str, matrix: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Layers of E4M3 with a scale for each output, and of the MX kinds, with an exponent for each 32 inputs."""
+    if "MX" not in kind:
+        scales = matrix.abs().amax(1, keepdim=True) / 448
+        codes = (matrix / scales).to(torch.float8_e4m3fn)
+        ends = {"weight": codes, "weight_scale": scales, "weight_offset": torch.zeros_like(scales)}
+        return ends, codes.float() * scales
+    blocks = matrix.view(len(matrix), -1, 32)
+    exponents = blocks.abs().amax(2).log2().floor() - (2 if "W4" in kind else 8)
+    parts = blocks / 2 ** exponents[..., None]
+    if "W4" in kind:
+        halves = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+        numbers = torch.cat((halves, -halves))
+        found = (parts[..., None] - numbers).abs().argmin(-1)
+        rounded_parts, codes = numbers[found], torch.from_numpy(nibbles(found.flatten(1).numpy(), 1)).view(torch.uint8)
+    else:
+        codes = parts.clamp(-448, 448).to(torch.float8_e4m3fn).flatten(1)
+        rounded_parts = codes.float().view_as(parts)
+    meant = (rounded_parts * 2 ** exponents[..., None]).flatten(1)
+    return {"weight": codes, "weight_scale": (exponents + 127).to(torch.uint8)}, meant
+
+
 class Writer:
     """Writes one kind of layer after the other, and what numbers their codes stand for."""
 
@@ -89,6 +111,8 @@ class Writer:
         """`wide`: scales of products as int64, as for models in float16."""
 
     def layer(self, kind: str, matrix: Tensor, bias: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
+        if "FP" in kind:
+            return float_codes(kind, matrix)
         floats, bits = matrix.numpy(), 4 if kind.startswith("W4") else 8
         group = self.group if self.group and kind not in ("W8A8", "W8A8_MIX", "W8A8_DYNAMIC") else floats.shape[1]
         codes, scales, offsets = rounded(floats, bits, group, self.symmetric or "A8" in kind)
@@ -193,6 +217,10 @@ ROUNDED = {
     "W4A8_DYNAMIC": ("W4A8_DYNAMIC", Writer()),
     "W4A8_DYNAMIC in groups": ("W4A8_DYNAMIC", Writer(group=16)),
     "W4A8_DYNAMIC of older files": ("W4A8_DYNAMIC", Writer(group=16, version=None)),
+    "WFP8AFP8_DYNAMIC": ("WFP8AFP8_DYNAMIC", Writer()),
+    "W8A8_MXFP8": ("W8A8_MXFP8", Writer()),
+    "W4A8_MXFP": ("W4A8_MXFP", Writer()),
+    "W4A4_MXFP4": ("W4A4_MXFP4", Writer()),
 }
 
 
@@ -203,7 +231,7 @@ def test_rounded_weights_are_the_numbers_that_codes_stand_for(tmp_path: Path, ca
     meant = load_file(floats / "model.safetensors")[f"{Q}.weight"]
     form = form_of(stored, Q, meant.shape[1])
     assert isinstance(form, Grouped)
-    assert form.kind.bits == int(kind[1])
+    assert form.kind.bits == (4 if kind.startswith("W4") else 8)
     close = {"atol": 0.0, "rtol": 0.0} if writer.symmetric else {"atol": 2e-7, "rtol": 2e-6}
     torch.testing.assert_close(form.dequantised(), meant, **close)
     torch.testing.assert_close(logits(stored), logits(floats), atol=1e-4, rtol=1e-4)

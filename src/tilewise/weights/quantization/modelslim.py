@@ -20,7 +20,13 @@ from tilewise.platforms.forms import Codes, Form, Grouped, Int8, StaticRows, pac
 from tilewise.weights.files import known_names
 from tilewise.weights.folder import CheckpointFolder, read_json
 from tilewise.weights.quantization import Method, QuantizationConfig
-from tilewise.weights.quantization.stored import Layouts, StoredLayout, StoredModule, exchanged_halves
+from tilewise.weights.quantization.stored import (
+    Layouts,
+    StoredLayout,
+    StoredModule,
+    exchanged_halves,
+    powers_of_two,
+)
 
 logger = logging.getLogger("tilewise")
 
@@ -28,7 +34,11 @@ _NUMBERS = ("F32", "BF16", "F16")
 _OFFSETS = (*_NUMBERS, "I8", "I32")
 _STATIC = (".quant_bias", ".deq_scale", ".input_scale", ".input_offset")
 _FLOATS = ("FLOAT", "W16A16S")
-_READABLE = "W8A8, W8A8_DYNAMIC, W8A8_MIX, W8A16, W4A16, W4A8_DYNAMIC"
+_READABLE = (
+    "W8A8, W8A8_DYNAMIC, W8A8_MIX, W8A16, W4A16, W4A8_DYNAMIC, WFP8AFP8_DYNAMIC, W8A8_MXFP8, W4A8_MXFP, W4A4_MXFP4"
+)
+_MX_BLOCK = 32
+"""Inputs that share an exponent in the MX formats (OCP Microscaling v1.0)."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +204,36 @@ class WeightOnlyLayout(_DescribedLayout):
         return torch.stack(exchanged_halves(pairs[:, ::2], pairs[:, 1::2]), 1).flatten(0, 1) ^ 0x88
 
 
+@dataclass(frozen=True)
+class FloatCodesLayout(_DescribedLayout):
+    """WFP8AFP8_DYNAMIC, and the MX kinds, whose `weight_scale` uint8 [out, in / 32] has exponents with 127 added.
+
+    WFP8AFP8_DYNAMIC has float scales [out, 1] and offsets of zero. Rows stay floats, whatever rounding of them a
+    description asks for.
+    """
+
+    kind: Codes
+    mx: bool
+
+    def __str__(self) -> str:
+        return f"{'MX' if self.mx else ''}FP{self.kind.bits}, rows in floats"
+
+    def read(self, stored: StoredModule, outputs: int | None, inputs: int) -> Form:
+        codes = self._codes(stored, outputs, inputs)
+        if not self.mx:
+            scales = stored.scales(".weight_scale", (len(codes), 1), _NUMBERS)
+            self._check_symmetric(stored, ".weight_offset")
+            return Grouped(self.kind, codes, scales, None, inputs)
+        exponents = stored.tensor(".weight_scale", (len(codes), -(-inputs // _MX_BLOCK)), ("U8",))
+        scales = stored.check_scales(".weight_scale", powers_of_two(exponents))
+        return Grouped(self.kind, codes, scales, None, _MX_BLOCK)
+
+    def _codes(self, stored: StoredModule, outputs: int | None, inputs: int) -> Tensor:
+        if self.kind is Codes.FP4:
+            return stored.tensor(".weight", (outputs, inputs // 2), ("U8",))
+        return stored.tensor(".weight", (outputs, inputs), ("F8_E4M3",)).view(torch.uint8)
+
+
 def _deq_scales(stored: StoredModule, outputs: int) -> Tensor:
     """Return scales in float32; where they are stored as int64, each holds the bits of a float32."""
     scales = stored.tensor(".deq_scale", (outputs,), ("F32", "I64"))
@@ -257,6 +297,9 @@ def _layouts_by_type(section: QuantizationConfig) -> Mapping[str, StoredLayout]:
         "W8A16": WeightOnlyLayout(description, 8),
         "W4A16": WeightOnlyLayout(description, 4),
         "W4A8_DYNAMIC": WeightOnlyLayout(description, 4, across=True),
+        "WFP8AFP8_DYNAMIC": FloatCodesLayout(description, Codes.FP8, mx=False),
+        "W8A8_MXFP8": FloatCodesLayout(description, Codes.FP8, mx=True),
+        **dict.fromkeys(("W4A8_MXFP", "W4A4_MXFP4"), FloatCodesLayout(description, Codes.FP4, mx=True)),
     }
 
 
