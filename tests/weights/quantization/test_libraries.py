@@ -17,7 +17,7 @@ from torch.nn.functional import cosine_similarity
 
 from tests.clients import environments
 from tests.models.driving import all_logits, prompt_of, random_tiles
-from tests.platforms.ascend.device import lenient_ops
+from tests.platforms.ascend.device import strict_ops
 from tests.tiny import SPECS, TinySpec, write_original
 from tests.weights.broken import load
 from tests.weights.quantization.test_compressed_tensors import logits
@@ -169,7 +169,7 @@ def test_modelslim_as_published(tmp_path: Path, spec: TinySpec) -> None:
         assert torch.equal(found, sums.float() * form.scales)
         assert ((found - product).abs() < 0.5 * form.scales + 1e-5).all()  # the addend is a whole number
     near = logits_by(Ops(), floats, spec)
-    found, on_npu = (logits_by(ops, stored, spec) for ops in (Ops(), lenient_ops()))
+    found, on_npu = (logits_by(ops, stored, spec) for ops in (Ops(), strict_ops()))
     for other in (found, on_npu):
         assert cosine_similarity(other, near, dim=1).median() > 0.98
     assert cosine_similarity(found, on_npu, dim=1).median() > 0.995
