@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.fuzz.all_targets import TARGETS
 from tests.fuzz.target import Target
@@ -84,13 +85,14 @@ def _inputs(target: Target) -> Sequence[Path]:
 
 
 def _process(target: Target, seconds: int) -> str:
-    """Run one process to its end; return what it said."""
+    """Run one process to its end; return what it said. libFuzzer ends it without a word, so its files go from here."""
     log = FOLDER / f"{target.name}.log"
     command = [sys.executable, "-m", "tests.fuzz.campaign", target.name, target.check.__module__, str(seconds),
                str(FOLDER)]  # fmt: skip
-    with log.open("wb") as file:
+    with log.open("wb") as file, TemporaryDirectory() as own:
+        environment = os.environ | {"TMPDIR": own}
         try:
-            subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=seconds + _GRACE, env=os.environ)
+            subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=seconds + _GRACE, env=environment)
         except subprocess.TimeoutExpired:
             file.write(b"\nThe process did not end in time.\n")
     return log.read_text(encoding="utf-8", errors="replace")
