@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tilewise.errors import InvalidMedia, InvalidRequest, TooLong, UnknownOption
+from tilewise.inputs.context import MAX_CHARACTERS
 from tilewise.inputs.media.images import ImageLimits
 from tilewise.inputs.media.tiling import LimitedPicture, tile_digest
 from tilewise.inputs.messages import parse_messages
 from tilewise.inputs.options import InputOptions
 from tilewise.inputs.pieces import MediaPlace, Message, Special, Text, join_text
-from tilewise.inputs.prepare import MAX_CHARACTERS, TemplateOptions
+from tilewise.inputs.prepare import TemplateOptions
 from tilewise.sampling_params import SamplingParams
 
 GREEDY = SamplingParams(temperature=0)

@@ -9,11 +9,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from tilewise.errors import InvalidField, InvalidMedia, InvalidRequest, TooLong
+from tilewise.errors import InvalidField, InvalidMedia, InvalidRequest
+from tilewise.inputs.context import ContextWindow, Side
 from tilewise.inputs.grammar import Grammars
 from tilewise.inputs.media.cache import CacheCounts, CutPicture, MediaCache
 from tilewise.inputs.media.images import DAMAGE, check_size, reason
@@ -43,12 +44,6 @@ if TYPE_CHECKING:
     from tilewise.inputs.media.tiling import Tiling
 
 
-MAX_CHARACTERS = 2**21
-"""Most characters of a prompt's texts: a tokenizer takes seconds for them, and hundreds of bytes for each."""
-_USUAL = 8  # characters a token; texts of more a token are hardly anything but white space
-_SLICE = 2**14  # characters that are counted at a time
-
-Side = Literal["left", "right"]
 Video = Sequence[Image.Image]
 """Frames, already chosen; each becomes one tile."""
 
@@ -119,9 +114,9 @@ class Preparer:
         if formed:  # its first token is `<think>`, where it thinks
             template = dataclasses.replace(template, think_opening="")
         pieces = template.render(messages, thinks, options.tools, options.ending)
-        self._check_text(pieces, sampling, options.keep_last)
+        self._context.check_text(pieces, sampling, options.keep_last)
         images = self._tile_all(pictures, processor)
-        ids = self._cut_to(self.chat_ids(pieces), sampling, options.keep_last, options.cut)
+        ids = self._context.cut(self.chat_ids(pieces), sampling, options.keep_last, options.cut)
         request = self._request(ids, images, sampling, to_string(pieces), _lengths(pictures))
         if thinks and request.grammar and options.ending == "open":
             request = request.with_(thinking=(self.tokenizer.special_id(THINK), self.tokenizer.special_id(THOUGHT)))
@@ -163,14 +158,14 @@ class Preparer:
         started = self.clock()
         sampling = sampling.clone()
         if isinstance(prompt, str):
-            self._check_text([Text(prompt)], sampling, keep_last)
+            self._context.check_text([Text(prompt)], sampling, keep_last)
         images = self._tile_all(pictures, processor)
         if isinstance(prompt, str):
             text_ids = self._raw_ids(prompt, pictures)
             ids, text = self.spec.started(text_ids) if start and text_ids else text_ids, prompt
         else:
             ids, text = self._slots_for_ids(prompt, images), None
-        ids = self._cut_to(ids, sampling, keep_last, cut)
+        ids = self._context.cut(ids, sampling, keep_last, cut)
         return self._timed(started, self._request(ids, images, sampling, text, _lengths(pictures)))
 
     def encoding(self, pictures: Sequence[Picture], processor: dict[str, Any] | None, most_tiles: int) -> Request:
@@ -191,63 +186,6 @@ class Preparer:
             place += len(cut.tiles) * self.spec.tokens_per_tile
         request = Request(str(next(self._numbers)), (), SamplingParams(), tuple(images))
         return self._timed(started, request)
-
-    def _check_text(self, pieces: Sequence[Piece], sampling: SamplingParams, keep_last: int | None) -> None:
-        """Raise InvalidRequest for texts that no context holds, before a tokenizer takes minutes and gigabytes to count
-        them; TooLong where they would fit if they were cut or only counted.
-        """
-        texts = [piece.text for piece in pieces if isinstance(piece, Text)]
-        characters = sum(map(len, texts))
-        if characters > MAX_CHARACTERS:
-            raise InvalidRequest(
-                f"The prompt has {characters} characters, the limit is {MAX_CHARACTERS}: send a shorter text."
-            )
-        if keep_last is not None or sampling.truncate_prompt_tokens is not None:
-            return
-        least = len(pieces) - len(texts)  # of each other piece at least one token comes
-        if characters > _USUAL * self.max_model_len:
-            least += self._count_until(texts, 2 * self.max_model_len)
-        # Where a text is sliced, a word may become two tokens: only what is beyond doubt is refused without its ids.
-        if least >= 2 * self.max_model_len:
-            raise TooLong(
-                f"The prompt has {characters} characters, which are {least} tokens or more, the context holds "
-                f"{self.max_model_len} with at least one for the answer: send a shorter text, or start the engine with "
-                "a larger max_model_len.",
-                prompt_tokens=least,
-                limit=self.max_model_len,
-                output_tokens=sampling.max_tokens or 1,
-            )
-
-    def _count_until(self, texts: Sequence[str], enough: int) -> int:
-        """Return about how many tokens texts are, or a number from `enough` on as soon as that is certain."""
-        count = 0
-        for text in texts:
-            for start in range(0, len(text), _SLICE):
-                count += len(self.tokenizer.encode_text(text[start : start + _SLICE]))
-                if count >= enough:
-                    return count
-        return count
-
-    def _cut_to(
-        self, ids: list[int | ImageSlot], sampling: SamplingParams, keep_last: int | None, cut: Side
-    ) -> list[int | ImageSlot]:
-        """Return the ids of a prompt without those in excess on its `cut` side; one with pictures cannot be cut."""
-        keep_last = sampling.truncate_prompt_tokens if keep_last is None else keep_last
-        if keep_last is None:
-            return ids
-        fits = max(1, self.max_model_len - (sampling.max_tokens or 1))
-        if not -1 <= keep_last <= self.max_model_len or keep_last == 0:
-            raise InvalidField(
-                "truncate_prompt_tokens",
-                f"truncate_prompt_tokens must be -1 or from 1 to {self.max_model_len}, got {keep_last}.",
-            )
-        if any(isinstance(item, ImageSlot) for item in ids):
-            raise InvalidField(
-                "truncate_prompt_tokens",
-                "truncate_prompt_tokens would cut pictures: send fewer of them, or a shorter conversation.",
-            )
-        kept = fits if keep_last == -1 else keep_last
-        return ids[-kept:] if cut == "left" else ids[:kept]
 
     def _raw_ids(self, prompt: str, media: Sequence[Picture | Video]) -> list[int | ImageSlot]:
         videos = _lengths(media)
@@ -341,7 +279,7 @@ class Preparer:
                 "write one <image> for each, or none to put them first."
             )
         prompt_ids, spans = self._expand(ids, images)
-        self._check_length(prompt_ids, images, videos, sampling.max_tokens)
+        self._context.check(prompt_ids, sum(len(image.tiles) for image in images), videos, sampling.max_tokens)
         check_sampling(sampling, self.tokenizer, self.options.max_logprobs)
         sampling = self.options.structured(sampling)
         structure = sampling.structured_outputs
@@ -355,6 +293,10 @@ class Preparer:
             bad_words=bad_word_ids(sampling.bad_words or (), self.tokenizer),
             grammar=self._grammars.compile(structure) if structure else None,
         )
+
+    @cached_property
+    def _context(self) -> ContextWindow:
+        return ContextWindow(self.tokenizer, self.max_model_len, self.spec.tokens_per_tile)
 
     @cached_property
     def _grammars(self) -> Grammars:
@@ -374,42 +316,6 @@ class Preparer:
             spans.append(ImageInput(tiled.tiles, tiled.grid, tiled.size, start=len(prompt) + 1))
             prompt += [start, *[context] * (len(tiled.tiles) * self.spec.tokens_per_tile), end]
         return prompt, spans
-
-    def _check_length(
-        self, prompt: list[int], images: list[CutPicture], videos: Sequence[int], wanted: int | None
-    ) -> None:
-        """Raise TooLong for a prompt without room for a token behind it; `wanted` is how many were asked for."""
-        if not prompt:
-            raise InvalidRequest("The prompt is empty: it needs at least one token.")
-        if len(prompt) < self.max_model_len:
-            return
-        tiles = sum(len(image.tiles) for image in images)
-        raise TooLong(
-            f"The prompt has {len(prompt)} tokens ({tiles} tiles of {self.spec.tokens_per_tile} tokens and "
-            f"{len(prompt) - tiles * self.spec.tokens_per_tile} others), the context holds {self.max_model_len} with "
-            "at least one for the answer: use fewer pictures, a smaller max_dynamic_patch, or a larger max_model_len."
-            f"{self._frames_that_fit(len(prompt), videos) if videos else ''}",
-            prompt_tokens=len(prompt),
-            limit=self.max_model_len,
-            output_tokens=wanted or 1,
-        )
-
-    def _frames_that_fit(self, tokens: int, videos: Sequence[int]) -> str:
-        """Return what to ask for instead, as a sentence; frames are never left out of what was asked."""
-        # Take the last frame off all the longest videos at once, until the prompt fits.
-        fit = max(videos)
-        while fit and tokens >= self.max_model_len:
-            tokens -= sum(frames >= fit for frames in videos) * self._frame_tokens(fit)
-            fit -= 1
-        of_each = "it" if len(videos) == 1 else "each of them"
-        came = f" Of {sum(videos)} frames of {len(videos)} video(s)"
-        return f"{came}, {fit} of {of_each} would fit: ask for num_frames={fit}." if fit else f"{came}, none would fit."
-
-    def _frame_tokens(self, number: int) -> int:
-        """Return the tokens of frame `number` behind another one, the line that names it included."""
-        line = self.tokenizer.encode_pieces([ImageSlot(0), Text(f"\nFrame{number}: "), ImageSlot(1)])
-        # Without the two slots of the sample, with `<img>` and `</img>` of one frame.
-        return len(line) - 2 + 2 + self.spec.tokens_per_tile
 
 
 def check_tile_count(tiles: int, most: int) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
-from tilewise.inputs.prepare import Preparer, Side
+from tilewise.inputs.context import Side
+from tilewise.inputs.prepare import Preparer
 from tilewise.server.bodies import CompletionBody
 from tilewise.server.body import UnknownFields
 from tilewise.server.chat.call import max_tokens_of
