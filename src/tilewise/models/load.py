@@ -28,7 +28,7 @@ from tilewise.weights.merged_files import merged
 from tilewise.weights.quantization import layouts_of
 from tilewise.weights.quantization.stored import Layouts, in_floats
 from tilewise.weights.sources import RandomSource, ShapeSource, WatchedSource
-from tilewise.weights.view import StoredLinear, TensorSource, View
+from tilewise.weights.view import SourceOver, StoredLinear, TensorSource, View
 
 logger = logging.getLogger("tilewise")
 
@@ -193,24 +193,14 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class Fp8Source:
+class Fp8Source(SourceOver):
     """A source over another, whose matrices are rounded to FP8 as they are read: those that `tilewise quantize --scheme
     fp8 --vision` rounds, in the blocks of tower and decoder and in the projector."""
 
     source: TensorSource
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.source.dtype
-
-    def has(self, name: str) -> bool:
-        return self.source.has(name)
-
-    def read(self, name: str, shape: Sequence[int]) -> Tensor:
-        return self.source.read(name, shape)
-
     def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
-        found = self.source.linear(module, outputs, inputs, bias)
+        found = super().linear(module, outputs, inputs, bias)
         return replace(found, matrix=rounded_to_fp8(found.matrix)) if IN_A_STAGE.match(module) else found
 
 

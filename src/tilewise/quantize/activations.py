@@ -30,7 +30,7 @@ from tilewise.quantize.modules import Places
 from tilewise.types import Request, Tile
 from tilewise.weights.checkpoint_source import CheckpointSource
 from tilewise.weights.files import WeightFiles
-from tilewise.weights.view import StoredLinear, View
+from tilewise.weights.view import SourceOver, StoredLinear, View
 
 MOST_INPUTS = 8192
 """Most inputs whose products with each other are kept; a wider layer is cut into runs of this many inputs."""
@@ -103,7 +103,7 @@ class MeasuredWeight:
 
 
 @dataclass
-class MeasuringSource:
+class MeasuringSource(SourceOver):
     """A source of weights that measure their inputs; it notes which tensors were read, and for which weight."""
 
     source: CheckpointSource
@@ -115,21 +115,14 @@ class MeasuringSource:
     """Internal names of the tensors that were read."""
     _pending: list[str] = field(default_factory=list)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.source.dtype
-
-    def has(self, name: str) -> bool:
-        return self.source.has(name)
-
     def read(self, name: str, shape: Sequence[int]) -> Tensor:
         self.names.append(name)
-        return self.source.read(name, shape)
+        return super().read(name, shape)
 
     def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
         self.names.append(f"{module}.weight")
         self._pending.append(module)
-        return self.source.linear(module, outputs, inputs, bias)
+        return super().linear(module, outputs, inputs, bias)
 
     def store(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         """Act as a `Store`: make one weight of the modules that were read since the last call."""

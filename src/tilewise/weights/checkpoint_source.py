@@ -27,7 +27,7 @@ from tilewise.weights.quantization.stored import (
     wrong_tensor,
 )
 from tilewise.weights.sources import TensorShapes
-from tilewise.weights.view import StoredLinear
+from tilewise.weights.view import SourceOver, StoredLinear
 
 _ROWS = 4096  # dequantised at once
 
@@ -277,17 +277,10 @@ def on_device(form: Form, device: torch.device, dtype: torch.dtype) -> Form:
 
 
 @dataclass(frozen=True)
-class SkippedSource:
+class SkippedSource(SourceOver):
     """A source of shapes in place of another source, in which all that is asked for counts as read, and is not read."""
 
     source: CheckpointSource
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.source.dtype
-
-    def has(self, name: str) -> bool:
-        return self.source.has(name)
 
     def read(self, name: str, shape: Sequence[int]) -> Tensor:
         self.source.pass_over(name, *(shape if len(shape) == 2 else ()))

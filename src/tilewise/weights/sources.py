@@ -17,7 +17,7 @@ from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8
 from tilewise.weights.files import TORCH_TYPES
 from tilewise.weights.names import TensorRef
 from tilewise.weights.quantization.stored import ExpectedTensor, Layouts, StoredModule, in_floats
-from tilewise.weights.view import StoredLinear, TensorSource
+from tilewise.weights.view import SourceOver, StoredLinear, TensorSource
 
 _SPREADS = {Codes.UINT4: 4.61, Codes.INT4: 4.61, Codes.FP4: 2.93, Codes.UINT8: 73.9, Codes.INT8: 73.9, Codes.FP8: 1.0}
 """Standard deviation of what random codes stand for; codes of E4M3 are those of normal numbers, as some are NaN."""
@@ -114,27 +114,20 @@ class TensorShapes:
 
 
 @dataclass(frozen=True)
-class WatchedSource:
+class WatchedSource(SourceOver):
     """A source that reads from another one, and calls `watch` with each tensor's internal name and the tensor."""
 
     source: TensorSource
     watch: Callable[[str, Tensor], None]
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.source.dtype
-
-    def has(self, name: str) -> bool:
-        return self.source.has(name)
-
     def read(self, name: str, shape: Sequence[int]) -> Tensor:
-        tensor = self.source.read(name, shape)
+        tensor = super().read(name, shape)
         self.watch(name, tensor)
         return tensor
 
     def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
         """Read a layer and show it to `watch`, where parts of a quantised matrix are told apart by number."""
-        found = self.source.linear(module, outputs, inputs, bias)
+        found = super().linear(module, outputs, inputs, bias)
         for number, tensor in enumerate(found.matrix.tensors):
             self.watch(f"{module}.weight" + (f".{number}" if number else ""), tensor)
         if found.bias is not None:

@@ -50,6 +50,25 @@ class TensorSource(Protocol):
         ...
 
 
+class SourceOver:
+    """The base of sources that read from another one, and change something about it."""
+
+    source: TensorSource
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
+
+    def has(self, name: str) -> bool:
+        return self.source.has(name)
+
+    def read(self, name: str, shape: Sequence[int]) -> Tensor:
+        return self.source.read(name, shape)
+
+    def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
+        return self.source.linear(module, outputs, inputs, bias)
+
+
 @dataclass(frozen=True)
 class View:
     """A source seen from one module: names are relative to `prefix`.
