@@ -46,7 +46,9 @@ class Served:
         )
         self.lines: list[str] = []
         self.url = ""
-        self.client = httpx.Client(timeout=PATIENCE, trust_env=False)
+        # A connection that has idled nearly as long as the server keeps one could be closed just when it is used again.
+        limits = httpx.Limits(keepalive_expiry=2)
+        self.client = httpx.Client(timeout=PATIENCE, trust_env=False, limits=limits)
         """Keeps its connections."""
         self._up = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)

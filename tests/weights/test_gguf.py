@@ -26,6 +26,7 @@ from tests.weights.broken import refused
 from tests.weights.gguf_twin import in_blocks, vocabulary_values, write_gguf, write_rounded
 from tests.weights.hub_server import HubServer
 from tilewise import LLM, SamplingParams
+from tilewise.environment import Environment
 from tilewise.errors import InvalidCheckpoint, InvalidConfig, UnknownModel
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
@@ -44,7 +45,13 @@ BLOCKS = [kind.name for kind in TYPES.values() if kind.numbers > 1]
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache, but for compiled kernels, which take half a minute."""
+    kernels = Environment.here().cache_folder / "kernels"
+    kernels.mkdir(parents=True, exist_ok=True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    own = Environment.here().cache_folder
+    own.mkdir(parents=True)
+    (own / "kernels").symlink_to(kernels)
 
 
 class Stored:
