@@ -133,6 +133,14 @@ SCHEMAS = {
     "a pattern that explodes": {"properties": {"a": {"type": "string", "pattern": "(a+)+" * 200}}},
     "a reference to nothing": {"$ref": "#/nowhere"},
     "properties that are none": {"type": "object", "properties": []},
+    "a part whose properties are none": {"allOf": [{"properties": "a"}, {"properties": {"b": False}}]},
+    "patterns that are none": {"properties": {"a": {}}, "patternProperties": 5},
+    "parts that are none": {
+        "properties": {"a": {}},
+        "allOf": 5,
+        "$ref": "#/$defs/b",
+        "$defs": {"b": {"required": ["b"]}},
+    },
 }
 
 

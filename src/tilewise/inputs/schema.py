@@ -202,16 +202,17 @@ class _Closing:
         if self._inlined > _MOST_INLINED or len(inside) > _MOST_LINKS:
             raise _TooLarge
         target = self._target(found["$ref"])
-        if isinstance(target, dict):
+        if isinstance(target, dict) and isinstance(found.get("allOf", []), list):
             name = found.pop("$ref")
             kept = {key: value for key, value in target.items() if key not in ("$defs", "definitions", "$id")}
             self._count(len(repr(kept)) // 8)
             found["allOf"] = [*found.get("allOf", ()), self.close(kept, others, (*inside, name))]
 
     def _shut(self, found: Schema, admitted: _Keys) -> None:
-        listed = found.get("properties") or {}
+        listed, shapes = found.get("properties", {}), found.get("patternProperties", {})
+        if not isinstance(listed, dict) or not isinstance(shapes, dict):
+            return  # the parser refuses it by name
         missing = sorted(admitted.names - set(listed))
-        shapes = found.get("patternProperties") or {}
         self._count(len(missing) + len(admitted.patterns))
         if missing:
             found["properties"] = {**listed, **dict.fromkeys(missing, True)}
