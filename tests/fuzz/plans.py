@@ -128,6 +128,23 @@ _SCHEMAS: list[Any] = [
     },
     {"allOf": [{"properties": {"a": {}}}, {"properties": {"b": False}, "additionalProperties": True}]},
     {"type": "array", "prefixItems": [{"const": "无"}], "items": {"not": {"type": "null"}}, "uniqueItems": True},
+    {
+        "properties": {"a": {"nullable": True, "type": "number", "multipleOf": 0.5}},
+        "patternProperties": {"^x": {"enum": ["x"]}},
+        "dependentRequired": {"a": ["b"]},
+        "dependentSchemas": {"a": {"properties": {"c": {}}}},
+        "dependencies": {"a": {"required": ["d"]}},
+        "propertyNames": {"minLength": 1},
+        "minProperties": 1,
+        "maxProperties": 4,
+        "unevaluatedProperties": False,
+        "if": {"required": ["a"]},
+        "then": {"properties": {"e": {}}},
+        "else": False,
+        "$ref": "#/definitions/f",
+        "allOf": [{"oneOf": [{"properties": {"g": {}}}, {"$ref": "#/definitions/f"}]}],
+        "definitions": {"f": {"properties": {"h": {"contains": {"type": "string"}, "minContains": 1, "maxItems": 3}}}},
+    },
 ]
 
 
