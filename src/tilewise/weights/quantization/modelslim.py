@@ -21,6 +21,7 @@ from tilewise.weights.files import known_names
 from tilewise.weights.folder import CheckpointFolder, read_json
 from tilewise.weights.quantization import Method, QuantizationConfig
 from tilewise.weights.quantization.stored import (
+    MX_BLOCK,
     Layouts,
     StoredLayout,
     StoredModule,
@@ -37,8 +38,6 @@ _FLOATS = ("FLOAT", "W16A16S")
 _READABLE = (
     "W8A8, W8A8_DYNAMIC, W8A8_MIX, W8A16, W4A16, W4A8_DYNAMIC, WFP8AFP8_DYNAMIC, W8A8_MXFP8, W4A8_MXFP, W4A4_MXFP4"
 )
-_MX_BLOCK = 32
-"""Inputs that share an exponent in the MX formats (OCP Microscaling v1.0)."""
 
 
 @dataclass(frozen=True)
@@ -224,9 +223,9 @@ class FloatCodesLayout(_DescribedLayout):
             scales = stored.scales(".weight_scale", (len(codes), 1), _NUMBERS)
             self._check_symmetric(stored, ".weight_offset")
             return Grouped(self.kind, codes, scales, None, inputs)
-        exponents = stored.tensor(".weight_scale", (len(codes), -(-inputs // _MX_BLOCK)), ("U8",))
+        exponents = stored.tensor(".weight_scale", (len(codes), -(-inputs // MX_BLOCK)), ("U8",))
         scales = stored.check_scales(".weight_scale", powers_of_two(exponents))
-        return Grouped(self.kind, codes, scales, None, _MX_BLOCK)
+        return Grouped(self.kind, codes, scales, None, MX_BLOCK)
 
     def _codes(self, stored: StoredModule, outputs: int | None, inputs: int) -> Tensor:
         if self.kind is Codes.FP4:

@@ -10,9 +10,8 @@ import re
 from tilewise.platforms.forms import Codes, Form, Grouped
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.quantization import Method
-from tilewise.weights.quantization.stored import Layouts, StoredLayout, StoredModule, powers_of_two
+from tilewise.weights.quantization.stored import MX_BLOCK, Layouts, StoredLayout, StoredModule, powers_of_two
 
-_BLOCK = 32
 _EXPERTS = re.compile(r"\.mlp\.experts\.(gate_up|down)_proj$")
 
 
@@ -25,11 +24,11 @@ class Mxfp4Layout(StoredLayout):
         return "MXFP4"
 
     def read(self, stored: StoredModule, outputs: int | None, inputs: int) -> Form:
-        groups = inputs // _BLOCK
-        blocks = stored.tensor("_blocks", (outputs, groups, _BLOCK // 2), ("U8",))
+        groups = inputs // MX_BLOCK
+        blocks = stored.tensor("_blocks", (outputs, groups, MX_BLOCK // 2), ("U8",))
         exponents = stored.tensor("_scales", (outputs, groups), ("U8",))
         scales = stored.check_scales("_scales", powers_of_two(exponents))
-        return Grouped(Codes.FP4, blocks.flatten(1), scales, None, _BLOCK)
+        return Grouped(Codes.FP4, blocks.flatten(1), scales, None, MX_BLOCK)
 
 
 def layouts(folder: CheckpointFolder) -> Layouts:

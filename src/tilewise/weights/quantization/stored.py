@@ -15,6 +15,8 @@ from tilewise.platforms.forms import Codes, Form, Grouped, packed_nibbles
 
 FLOATS = ("BF16", "F16", "F32", "F64")
 """Types of floats as safetensors files spell them."""
+MX_BLOCK = 32
+"""Inputs that share an exponent in the MX formats (OCP Microscaling v1.0)."""
 Shape = Sequence[int | None]
 """A shape in which None is a size that is not known."""
 
