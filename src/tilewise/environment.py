@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, overload
@@ -63,13 +62,18 @@ def switch(name: str, says: str, fate: Fate = "honoured") -> Variable[bool]:
 
 
 def count(name: str, says: str, fate: Fate = "honoured") -> Variable[int | None]:
-    return Variable(fate, name, says, _whole, None)
+    return Variable(fate, name, says, _number(1, 2**31 - 1), None)
 
 
 def limit(
     name: str, says: str, fate: Fate = "honoured", lowest: float = 1, highest: float = math.inf, *, whole: bool = True
 ) -> Variable[float | None]:
     """Declare a limit that is a whole number, or any number."""
+    return Variable(fate, name, says, _number(lowest, highest, whole=whole), None)
+
+
+def _number(lowest: float, highest: float = math.inf, *, whole: bool = True) -> Callable[[str], Any]:
+    """Return a reader of numbers in a range. It raises ValueError."""
 
     def read(text: str) -> float:
         try:
@@ -78,16 +82,10 @@ def limit(
             value = math.nan
         if lowest <= value <= highest and value < math.inf:  # which NaN is not
             return value
-        most = "" if highest == math.inf else f" and at most {highest}"
+        most = "" if highest == math.inf else f" and at most {highest:,}"
         raise ValueError(f"must be {'a whole number' if whole else 'a number'} of at least {lowest}{most}")
 
-    return Variable(fate, name, says, read, None)
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) < 2**31:
-        raise ValueError("must be a whole number from 1 on")
-    return int(text)
+    return read
 
 
 def _whole_as_switch(text: str) -> bool:
@@ -99,24 +97,7 @@ def _whole_as_switch(text: str) -> bool:
 
 
 def _gib(text: str) -> float | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        raise ValueError("must be a number of GiB") from None
-
-
-def _seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError("must be a number of seconds") from None
-
-
-def _wait(text: str) -> float:
-    with suppress(ValueError):
-        if 0 < (seconds := float(text)) < 1e9:
-            return seconds
-    raise ValueError("must be a number of seconds above 0")
+    return _number(0, whole=False)(text) if text else None
 
 
 def _is_on(text: str) -> bool:
@@ -147,7 +128,11 @@ class Environment:
         "honoured", "VLLM_LOGGING_LEVEL", "least level of log lines, such as DEBUG", str, "INFO"
     )  # fmt: skip
     log_interval = Variable(
-        "honoured", "VLLM_LOG_STATS_INTERVAL", "seconds between lines about throughput and load", _seconds, 10.0
+        "honoured",
+        "VLLM_LOG_STATS_INTERVAL",
+        "seconds between lines about throughput and load",
+        _number(0, whole=False),
+        10.0,
     )
     use_modelscope = Variable(
         "honoured", "VLLM_USE_MODELSCOPE", "ids are those of ModelScope", lambda text: text.lower() in ("true", "1"),
@@ -217,7 +202,10 @@ class Environment:
     )
     threads = text("OMP_NUM_THREADS", "threads that compute")
     ray_address = text("RAY_ADDRESS", "the Ray cluster that is joined (default: this machine's, or a new one)")
-    ray_wait = Variable("own", "TILEWISE_RAY_WAIT", "seconds that ranks wait for room in a Ray cluster", _wait, 600.0)
+    ray_wait = Variable(
+        "own", "TILEWISE_RAY_WAIT", "seconds that ranks wait for room in a Ray cluster",
+        _number(0.001, 1_000_000_000, whole=False), 600.0
+    )  # fmt: skip
     gloo_interface = text("GLOO_SOCKET_IFNAME", "network interface by which ranks of several machines meet")
     cpu_kernels = text(
         "TILEWISE_CPU_KERNELS",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -53,6 +54,9 @@ class SpeculativeConfig:
             raise InvalidConfig(
                 f"speculative_config: method must be one of {', '.join(methods)}, got {self.method!r}.{hint}"
             )
+        for name in ("model", "revision"):
+            if not isinstance(value := getattr(self, name), (str, os.PathLike, type(None))):
+                raise InvalidConfig(f"speculative_config: {name} must be a text, got {value!r:.200}.")
         for name, most in _MOST.items():
             value = getattr(self, name)
             if value is not None and not (type(value) is int and 1 <= value <= most):

@@ -105,7 +105,7 @@ class TileIndex:
 
 
 _REMEMBERED = 2**17
-"""Most scores that are kept, the oldest forgotten first: about 20 MB, and far more tiles than wait at a time."""
+"""Most scores that are kept, those not asked for the longest forgotten first: about 20 MB, far more than tiles wait."""
 
 
 class TileScores:
@@ -131,7 +131,14 @@ class TileScores:
             self._scores.popitem(last=False)
 
     def of(self, digests: Sequence[bytes]) -> list[float] | None:
-        """Return the scores of all these tiles, or None while one is unknown."""
+        """Return the scores of all these tiles, or None while one is unknown.
+
+        A score that is asked for is kept the longer: it has to outlive the tile's page, as a tile that has a page is
+        not encoded again, and would get no other score.
+        """
+        for digest in digests:
+            if digest in self._scores:
+                self._scores.move_to_end(digest)
         known = [self._scores[digest] for digest in digests if digest in self._scores]
         return known if len(known) == len(digests) else None
 

@@ -190,8 +190,8 @@ def _to_json(value: Any) -> str:
 
 def _read_json(form: str, given: str | dict[str, Any]) -> Any:
     try:
-        parsed = json.loads(given) if isinstance(given, str) else given
-        text = _to_json(parsed)
+        text = _to_json(json.loads(given) if isinstance(given, str) else given)
+        parsed = json.loads(text)  # with keys that are texts, whatever Python's were
     except RecursionError:
         raise _too_deep(form) from None
     except (ValueError, TypeError) as error:

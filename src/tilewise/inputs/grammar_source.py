@@ -132,7 +132,7 @@ class _Rules:
 
     def add(self, part: Any, where: str) -> str:
         kind = part.get("type") if isinstance(part, dict) else None
-        if kind not in self._kinds:
+        if not isinstance(kind, str) or kind not in self._kinds:
             hint = did_you_mean(str(kind), self._kinds)
             raise InvalidRequest(f"{where}.type must be one of {', '.join(self._kinds)}, got {kind!r:.80}.{hint}")
         return self._rule(self._kinds[kind](part, where))
@@ -214,7 +214,10 @@ class _Rules:
 
     def _separated(self, part: dict[str, Any], where: str) -> str:
         """Return a rule for tags and nothing else, with a text between them."""
-        tag = self._rule(" | ".join(self.add({"type": "tag", **item}, here) for item, here in self._tags(part, where)))
+        tags = self._tags(part, where)
+        for item, here in tags:
+            _check_keys(item, ("begin", "content", "end"), here)
+        tag = self._rule(" | ".join(self.add({**item, "type": "tag"}, here) for item, here in tags))
         more = "" if part.get("stop_after_first") else f"({_quoted(_text(part, 'separator', where))} {tag})*"
         found = f"{tag} {more}"
         return found if part.get("at_least_one") else f"({found})?"

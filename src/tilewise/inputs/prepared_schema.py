@@ -22,6 +22,8 @@ from tilewise.inputs.schema import Schema, close_objects, mapped, texts_in
 _LOOK = re.compile(r"\(\?<?[=!]")
 _REFERENCE = re.compile(r"\\(?:[1-9]\d?|k<\w+>|k'\w+')|\(\?P=\w+\)")
 _QUANTIFIER = re.compile(r"(?:[*+?]|\{\d+(?:,\d*)?\})[?+]?")
+_CLASS_START = re.compile(r"\[\^?\]?")
+"""The beginning of a class: a bracket that follows at once stands for itself."""
 _ANY = r"[\s\S]*"
 _MAY_BE_NULL = ("const", "default", "example")
 SECONDS = 2
@@ -39,6 +41,7 @@ def relaxed(pattern: str) -> tuple[str, tuple[str, ...]]:
     """
     kept: list[str] = []
     lacks: dict[str, None] = {}
+    ends = _group_ends(pattern)
     place = 0
     while place < len(pattern):
         if found := _REFERENCE.match(pattern, place):
@@ -48,9 +51,9 @@ def relaxed(pattern: str) -> tuple[str, tuple[str, ...]]:
         elif pattern[place : place + 2] in (r"\b", r"\B"):
             lacks["word boundary"] = None
             place = _behind_quantifier(pattern, place + 2)
-        elif _LOOK.match(pattern, place) and (end := _behind_group(pattern, place)) is not None:
+        elif _LOOK.match(pattern, place) and place in ends:
             lacks["look-around"] = None
-            place = _behind_quantifier(pattern, end)
+            place = _behind_quantifier(pattern, ends[place])
         else:
             end = _behind_atom(pattern, place)
             kept.append(pattern[place:end])
@@ -66,25 +69,36 @@ def _behind_atom(pattern: str, place: int) -> int:
 
 
 def _behind_class(pattern: str, place: int) -> int:
-    place += 1
-    if pattern.startswith("^", place):
-        place += 1
-    if pattern.startswith("]", place):  # first in a class, it stands for itself
-        place += 1
-    while place < len(pattern) and pattern[place] != "]":
-        place = _behind_class(pattern, place) if pattern[place] == "[" else place + 1 + (pattern[place] == "\\")
-    return place + 1
-
-
-def _behind_group(pattern: str, place: int) -> int | None:
-    """Return the place behind a group; None for one that is not closed, which is for the parser to refuse."""
     depth = 0
     while place < len(pattern):
-        depth += (pattern[place] == "(") - (pattern[place] == ")")
-        place = _behind_atom(pattern, place)
+        if pattern[place] == "[":
+            depth += 1
+            place = _CLASS_START.match(pattern, place).end()  # type: ignore[union-attr]
+        else:
+            depth -= pattern[place] == "]"
+            place += 1 + (pattern[place] == "\\")
         if depth == 0:
-            return place
-    return None
+            break
+    return place
+
+
+def _group_ends(pattern: str) -> dict[int, int]:
+    """Return the places behind groups by those of their opening parentheses.
+
+    A group that is not closed is left out: it is for the parser to refuse. All are found in one pass, as a pattern of
+    nothing but openings would be read to its end for each of them.
+    """
+    ends: dict[int, int] = {}
+    opened: list[int] = []
+    place = 0
+    while place < len(pattern):
+        behind = _behind_atom(pattern, place)
+        if pattern[place] == "(":
+            opened.append(place)
+        elif pattern[place] == ")" and opened:
+            ends[opened.pop()] = behind
+        place = behind
+    return ends
 
 
 def _behind_quantifier(pattern: str, place: int) -> int:

@@ -154,7 +154,8 @@ class RequestBuilder:
         if priority is None:
             return requests
         numbers = to_python(priority)
-        numbers = [numbers] * len(requests) if isinstance(numbers, int) else [to_python(number) for number in numbers]
+        numbers = [numbers] * len(requests) if isinstance(numbers, int) else numbers
+        numbers = [to_python(number) for number in numbers] if isinstance(numbers, Sequence) else []
         if len(numbers) != len(requests) or not all(type(number) is int for number in numbers):
             raise InvalidRequest(f"priority must be a list of {len(requests)} whole numbers, got {priority!r:.80}.")
         if not self.priorities and any(numbers):

@@ -161,7 +161,13 @@ def _type(schema: Any, depth: int = 0) -> str:
             return " | ".join(_type(branch, depth + 1) for branch in schema[key])
     kind = schema.get("type")
     if isinstance(kind, list):
-        return " | ".join(_type({**schema, "type": one}, depth + 1) for one in kind) or "any"
+        # Items and properties are gone through once each, however often a list of types asks for them: twenty times at
+        # each of ten levels would never end.
+        named = [one for one in kind if isinstance(one, str)]
+        if "properties" in schema:
+            named = [one if one == "array" else "object" for one in named]
+        names = dict.fromkeys(named)
+        return " | ".join(_type({**schema, "type": one}, depth + 1) for one in names) or "any"
     if kind == "array":
         inner = _type(schema.get("items"), depth + 1)
         return f"({inner})[]" if " | " in inner else f"{inner}[]"

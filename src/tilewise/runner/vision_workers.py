@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import select
+import selectors
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -111,10 +111,12 @@ class VisionWorkers:
         """Yield batches that are done, in any order; with `wait`, at least one, if there are any in flight."""
         # A worker has one batch, so one answer, at a time: none can lie in a buffer of this process, unseen by
         # `select`.
-        busy = {worker.stdout: worker for worker in self._workers if worker.jobs}
-        ready, _, _ = select.select(list(busy), [], [], None if wait and busy else 0)
-        for stdout in ready:
-            worker = busy[stdout]
+        busy = [worker for worker in self._workers if worker.jobs]
+        with selectors.DefaultSelector() as waiting:
+            for worker in busy:
+                waiting.register(worker.stdout, selectors.EVENT_READ, worker)
+            ready = [key.data for key, _ in waiting.select(None if wait and busy else 0)]
+        for worker in ready:
             rows, scores = cast(Encoded, self._hear(worker))
             jobs, worker.jobs = worker.jobs, []
             found = torch.from_numpy(rows).view(self._dtype)

@@ -9,7 +9,7 @@ import errno
 import ipaddress
 import os
 import re
-import select
+import selectors
 import socket
 import ssl
 import threading
@@ -176,10 +176,12 @@ class CheckedNetwork(httpcore.NetworkBackend):
             code = connection.connect_ex((address, port))
             if code not in _PENDING:
                 raise OSError(code, os.strerror(code))
-            while not select.select((), (connection,), (), _SLICE)[1]:
-                seconds -= _SLICE
-                if self._deadline.left() and seconds <= 0:
-                    raise TimeoutError(errno.ETIMEDOUT, "no answer")
+            with selectors.DefaultSelector() as waiting:  # select() knows no descriptor above 1023
+                waiting.register(connection, selectors.EVENT_WRITE)
+                while not waiting.select(_SLICE):
+                    seconds -= _SLICE
+                    if self._deadline.left() and seconds <= 0:
+                        raise TimeoutError(errno.ETIMEDOUT, "no answer")
             code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise OSError(code, os.strerror(code))

@@ -221,9 +221,11 @@ def _gif(file: BinaryIO, head: bytes) -> Iterator[float]:
         place += 2 if kind[:1] == b"!" else 11 + _palette(kind[9:10])
         while length := _at(file, place, 1):
             place += 1 + length[0]
+            yield place  # each block is a step: a file may have one for every other byte
             if not length[0]:
                 break
-        yield place if length else _MISSING
+        else:
+            yield _MISSING
 
 
 def _palette(flags: bytes) -> int:

@@ -189,7 +189,10 @@ class TileStore:
                     taken = self._free[len(self._free) - count :]
                     del self._free[len(self._free) - count :]
                     return taken
-            if not self.make_room():
+            before = self.num_free
+            # What is given up may be in use by a request in flight, and then its cells come back later. One such at a
+            # look is enough: else a single request that has to wait would empty the cache for nothing.
+            if not self.make_room() or self.num_free <= before:
                 return None
 
     def give_back(self, cells: Sequence[int]) -> None:
