@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
 
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.settings import engine_flags, engine_options
@@ -173,7 +174,9 @@ def media_part(source: str, config: EngineConfig) -> dict[str, Any]:
 
     opening = Opening.of(config)
     if "://" in source:
-        kind = "video" if source.lower().endswith(VIDEOS) else "image"
+        # Without what is behind a ?, which is often a key. A GIF may be either, and most are pictures.
+        name = urlsplit(source).path.lower()
+        kind = "video" if name.endswith(VIDEOS) and not name.endswith(".gif") else "image"
         return {"type": f"{kind}_url", f"{kind}_url": source}
     if not Path(source).exists():
         raise InvalidRequest(f"{source}: no such file. The question is the last word of the line: put it in quotes.")

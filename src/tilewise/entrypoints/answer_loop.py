@@ -198,10 +198,14 @@ class RunningAnswers:
             if self._owners.pop(request.id, None) is not None:
                 self._loop.abort(request.id)
 
+    def waits_for(self, group: AnswerGroup) -> bool:
+        """Return whether the group was submitted and neither aborted nor refused since."""
+        return any(owner is group for owner in self._owners.values())
+
     def advance(self) -> Iterator[tuple[AnswerGroup, str]]:
         """Take what has come, or compute a step; yield each group that got something new, with its new text.
 
-        Raises what a request was refused for, and RankDied.
+        Raises what a request was refused for, whose group is waited for no more, and RankDied.
         """
         self._loop.step(self._news)
         while self._news:
@@ -209,6 +213,7 @@ class RunningAnswers:
             if (group := self._owners.get(delta.request_id)) is None:
                 continue  # it was aborted before it was looked at
             if isinstance(delta, RequestRefused):
+                self.abort(group)
                 raise delta.error
             if isinstance(delta, SequenceFailure):
                 group.fail(delta)

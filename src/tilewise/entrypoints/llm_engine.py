@@ -29,6 +29,8 @@ class LLMEngine:
         """The LLM whose engine this steps."""
         self._answers = RunningAnswers(llm._loop)
         self._running: dict[str, tuple[AnswerGroup, ResultStream]] = {}
+        self._changed: set[int] = set()
+        """Ids of groups that have got something that no step has returned yet."""
 
     @classmethod
     def from_engine_args(cls, engine_args: EngineArgs, **of_vllm: Any) -> LLMEngine:
@@ -61,9 +63,20 @@ class LLMEngine:
         return request_id
 
     def step(self) -> list[RequestOutput]:
-        """Compute one step; return a result of each request that has something new, as its `output_kind` says."""
-        changed = {id(group) for group, _ in self._answers.advance()} if self._running else set()
-        results = [results.next() for group, results in self._running.values() if id(group) in changed]
+        """Compute one step; return a result of each request that has something new, as its `output_kind` says.
+
+        Raises what a request was refused for; that one has ended, and what is new of others comes with the next step.
+        """
+        try:
+            for group, _ in self._answers.advance() if self._running else ():
+                self._changed.add(id(group))
+        except TilewiseError:
+            self._running = {
+                name: running for name, running in self._running.items() if self._answers.waits_for(running[0])
+            }
+            raise
+        results = [results.next() for group, results in self._running.values() if id(group) in self._changed]
+        self._changed.clear()
         self.abort_request([name for name, (group, _) in self._running.items() if group.finished])
         return [result for result in results if result is not None]
 

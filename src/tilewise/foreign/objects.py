@@ -161,8 +161,10 @@ def options_of_media_io(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], list
     Raises InvalidConfig for a key that is none here.
     """
     for kind, options in kwargs.items():
+        if not isinstance(options, Mapping | None):
+            raise InvalidConfig(f"media_io_kwargs: {kind} must be an object, got {options!r:.80}.")
         keys = _VIDEO_KEYS if kind == "video" else ()
-        for key in options:
+        for key in options or ():
             if key not in keys:
                 raise InvalidConfig(
                     f"media_io_kwargs: {kind} has no {key!r} here; num_frames and fps of video are all that can be set."

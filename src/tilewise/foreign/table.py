@@ -314,8 +314,6 @@ SERVER: tuple[ForeignOption, ...] = (
     *taken("built in", "a call that is asked for by name or required follows its schema", text="tool_strict_level"),
     *refused("not yet", "efforts are what the template knows; set chat_template_kwargs", _OBJECT,
              reasoning_effort_map={}),
-    *taken("built in", "a stream says nothing while it waits: raise the timeout of a proxy in front",
-           whole="sse_keep_alive_interval"),
     *refused("built in", "usage always has them", bool, enable_prompt_tokens_details=(True, False)),
     *taken("built in", "/load always counts running requests", switch="enable_server_load_tracking"),
     *taken("built in", "answers are logged whole, not piece by piece", switch="enable_log_deltas"),

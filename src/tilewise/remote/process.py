@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from tilewise.console import set_up_logs
 from tilewise.engine.core import EngineCore
 from tilewise.engine.encode_core import EncodeCore
-from tilewise.errors import RankDied, TilewiseError
+from tilewise.errors import EngineStuck, RankDied, TilewiseError
 from tilewise.host import offer_to_be_killed
 from tilewise.inputs.media.tile_memory import TileMemory
 from tilewise.remote.wire import (
@@ -113,8 +113,9 @@ class Inbox:
             assert request.sampling.structured_outputs is not None
             grammar = self._grammars.compile(request.sampling.structured_outputs)
             self._messages.put(Submit(request.with_(grammar=grammar)))
-        except TilewiseError as error:
-            self._messages.put(RequestRefused(request.id, error))
+        except BaseException as error:  # a panic of the library, too: nobody else would tell who waits
+            known = error if isinstance(error, TilewiseError) else EngineStuck(f"The grammar failed: {error!r:.200}")
+            self._messages.put(RequestRefused(request.id, known))
         finally:
             self._compiling.pop(request.id)
 

@@ -220,6 +220,10 @@ class Supervisor:
         self.end_streams(
             EngineDead(f"{self._name}'s process {how}: send the request again in {self.retry_after} seconds.")
         )
+        self._plan_restart()
+
+    def _plan_restart(self) -> None:
+        """Start the engine again after a pause, unless it has died too often."""
         if self._rule.is_broken_by(self._deaths, self._loop.time()):
             window = self._rule.window
             logger.error("%s has died %d times in %g seconds and is given up.", self._name, len(self._deaths), window)
@@ -240,7 +244,13 @@ class Supervisor:
         if self.state == "restarting":
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
             self.restarts += 1
-            self._run_in(EngineProcess(self.number, self._tiles))
+            try:
+                process = EngineProcess(self.number, self._tiles)
+            except OSError as error:  # no memory or no descriptors left, which may be what the engine died of
+                logger.error("%s's process cannot be started: %s", self._name, error)
+                self._plan_restart()
+            else:
+                self._run_in(process)
 
     def _fail(self, error: TilewiseError) -> None:
         """Take the error of a start. The first start decides whether there is a server; later ones are tried again."""

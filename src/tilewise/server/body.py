@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 
 import pydantic
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import CoreSchema
 
 from tilewise.errors import InvalidField, did_you_mean
 from tilewise.ignored import Ignored, is_near_miss, other_spelling
@@ -114,6 +115,25 @@ class Given(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, alias_generator=lambda name: name.rstrip("_")
     )
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: pydantic.GetCoreSchemaHandler) -> CoreSchema:
+        """Return pydantic's schema, in which a list is read up to its first wrong item.
+
+        Only one error is told, and a body of a few megabytes may have a million.
+        """
+        schema = handler(source)
+        _stop_at_first_error(schema)
+        return schema
+
+
+def _stop_at_first_error(schema: Any) -> None:
+    if isinstance(schema, dict):
+        if schema.get("type") == "list":
+            schema["fail_fast"] = True
+        schema = list(schema.values())
+    for part in schema if isinstance(schema, (list, tuple)) else ():
+        _stop_at_first_error(part)
 
 
 def works(note: str, default: Any = None) -> Any:

@@ -103,7 +103,6 @@ class ServerConfig:
         shown=False,
     )
     metrics_with_key: bool = option(False, "ask for a key at /metrics and /version, too", "access")
-    metrics_without_key: bool = option(False, "no effect: /metrics asks for no key, unless metrics_with_key", "access")
     allowed_origins: tuple[str, ...] = option(("*",), "origins of web pages that may call, a JSON list", "access")
     allowed_methods: tuple[str, ...] = option(("*",), "methods that those pages may use, a JSON list", "access")
     allowed_headers: tuple[str, ...] = option(("*",), "headers that those pages may send, a JSON list", "access")
@@ -175,6 +174,9 @@ class ServerConfig:
         False, "refuse request fields that are unknown, instead of naming them in the answer's header", "answers"
     )
     stream_interval: int = option(1, "tokens that a streamed chunk waits for", "answers")
+    sse_keep_alive_interval: float = option(
+        0, "seconds after which a stream that says nothing sends a comment, for proxies in front; 0 = never", "answers"
+    )
     enable_force_include_usage: bool = option(False, "count tokens in every stream, asked for or not", "answers")
 
     enable_log_requests: bool = option(False, "log each request's id, options and prompt", "logging")
@@ -253,8 +255,6 @@ class ServerConfig:
             raise InvalidConfig("api_key: a key is empty, or has characters that no header can carry.")
         if self.metrics_with_key and not self.api_key:
             raise InvalidConfig("metrics_with_key has no effect without api_key, when nothing asks for a key.")
-        if self.metrics_with_key and self.metrics_without_key:
-            raise InvalidConfig("metrics_with_key and metrics_without_key contradict each other: give one of them.")
         if self.allow_credentials and "*" in self.allowed_origins:
             raise InvalidConfig(
                 'allow_credentials with allowed_origins ["*"] would let any web page act as the user who sees it: '
@@ -312,5 +312,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "max_engine_restarts": (0, MANY),
     "engine_restart_window": (1, MANY),
     "stream_interval": (1, MANY),
+    "sse_keep_alive_interval": (0, MANY),
     "max_log_len": (0, MANY),
 }

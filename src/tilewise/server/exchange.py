@@ -32,7 +32,7 @@ _MOST_NAMED = 1024  # characters of that header
 _UNSAFE = re.compile(r"[^\w.-]", re.ASCII)
 
 Plain = Callable[[Request], Awaitable[Response]]
-Work = Callable[[Request, dict[str, Any], Ignored], Awaitable[Response]]
+Work = Callable[[Request, dict[str, Any], Ignored], Coroutine[Any, Any, Response]]
 """A function that answers a body, and adds what of it has no effect to the `Ignored` before the answer begins."""
 
 
@@ -80,18 +80,17 @@ async def exchange(raw: Request, work: Work) -> Response:
     """Answer one request by `work`; names without effect are in a header, the log and a counter."""
     ignored, service = Ignored(), context_of(raw).service
 
-    async def answer(data: bytes) -> Response:
+    async def read() -> dict[str, Any]:
+        data = b"".join([piece async for piece in raw.stream()])  # not Request.body, which is kept with the request
         check_media_type(raw.headers.get("content-type"))
         check_coding(raw.headers.get("content-encoding"))
-        body = parse_body(data) if len(data) < _LARGE else await service.prepare(partial(parse_body, data))
-        del data  # megabytes, while an answer may take minutes
-        return await work(raw, body, ignored)
+        return parse_body(data) if len(data) < _LARGE else await service.prepare(partial(parse_body, data))
 
     try:
         with service.counted():
-            # Not Request.body, which is kept with the request.
-            data = b"".join([piece async for piece in raw.stream()])
-            response = await unless_client_leaves(raw.receive, answer(data))
+            # Read by a function of its own: nobody holds the megabytes of a body while its answer takes minutes.
+            body = await read()
+            response = await unless_client_leaves(raw.receive, work(raw, body, ignored))
     except (ClientLeft, ClientDisconnect):  # the latter, before the body had come
         return Response(status_code=_CLIENT_LEFT)
     except Exception as error:  # of whatever kind: a client gets the API's error body, and the log the rest
@@ -166,13 +165,18 @@ async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, Resul
 class EventStream(Response):
     """An answer of server-sent events, whose source is closed as soon as the client leaves.
 
-    The first item of the source may be empty: then the head of the answer goes out while the first event is made.
+    The first item of the source may be empty: then the head of the answer goes out while the first event is made. A
+    client that takes no event until the request's deadline is left. While no event comes, a comment is sent from time
+    to time, if the server is asked to: proxies end connections that say nothing.
     """
 
-    def __init__(self, events: AsyncGenerator[bytes], headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(None, 200, {"Cache-Control": "no-cache", **(headers or {})}, "text/event-stream")
+    def __init__(
+        self, events: AsyncGenerator[bytes], service: AnswerService, arrival: float, headers: Mapping[str, str]
+    ) -> None:
+        """`arrival` is when the request came, on the monotonic clock, in seconds."""
+        super().__init__(None, 200, {"Cache-Control": "no-cache", **headers}, "text/event-stream")
         del self.headers["content-length"]
-        self._events = events
+        self._events, self._service, self._arrival = events, service, arrival
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -186,13 +190,31 @@ class EventStream(Response):
         first = await anext(self._events, b"")
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await self._send_event(send, first)
-        async for event in self._events:
+        pause = self._service.keep_alive
+        async for event in _with_comments(self._events, pause) if pause else self._events:
             await self._send_event(send, event)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_event(self, send: Send, event: bytes) -> None:
         if event:
-            await send({"type": "http.response.body", "body": event, "more_body": True})
+            async with asyncio.timeout(self._service.seconds_left(self._arrival)):  # TimeoutError is an OSError
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+
+
+async def _with_comments(events: AsyncGenerator[bytes], pause: float) -> AsyncGenerator[bytes]:
+    """Yield the events, and a comment, which clients skip, whenever none has come for `pause` seconds."""
+    while True:
+        coming = asyncio.ensure_future(anext(events, None))
+        try:
+            while not (await asyncio.wait({coming}, timeout=pause))[0]:
+                yield b": keep-alive\n\n"
+        finally:
+            coming.cancel()  # if the client has left meanwhile
+            await asyncio.wait({coming})
+        event = coming.result()
+        if event is None:
+            return
+        yield event
 
 
 async def guarded(events: AsyncGenerator[bytes], service: AnswerService) -> AsyncGenerator[bytes]:

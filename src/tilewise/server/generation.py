@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import time
 import uuid
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from tilewise.errors import InvalidField, InvalidRequest, TooLong
 from tilewise.inputs.prepare import Preparer
@@ -21,6 +22,20 @@ from tilewise.server.served import ServedModel
 from tilewise.structured_outputs import StructuredOutputsParams
 from tilewise.types import Request
 
+
+def _check_biases(biases: Any) -> Any:
+    """Raise ValueError for the first bias that is no number; pydantic would make a list of all of them."""
+    for token, bias in biases.items() if isinstance(biases, dict) else ():
+        try:
+            good = math.isfinite(float(bias))
+        except (TypeError, ValueError):
+            good = False
+        if not good:
+            raise ValueError(f"must be numbers, and that of token {token[:40]!r} is none")
+    return biases
+
+
+Biases = Annotated[dict[str, float], BeforeValidator(_check_biases)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 """A seed of 64 bits, as in vLLM."""
 
@@ -70,7 +85,7 @@ class GenerationFields(Body):
     frequency_penalty: float | None = works("From -2 to 2.")
     presence_penalty: float | None = works("From -2 to 2.")
     repetition_penalty: float | None = works("Above 0; 1 = off.")
-    logit_bias: dict[str, float] | None = works("Token ids to numbers in [-100, 100].")
+    logit_bias: Biases | None = works("Token ids to numbers in [-100, 100].")
     seed: Seed | None = works("The same seed gives the same answer.")
     stop: str | list[str] | None = works("One text or several that end an answer.")
     stop_token_ids: list[int] | None = works("Token ids that end an answer.")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+import reprlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
@@ -20,6 +22,9 @@ from tilewise.errors import TilewiseError, TooLong, UnknownModel, did_you_mean
 
 logger = logging.getLogger("tilewise")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+(?=>)")
+_SHORT = reprlib.Repr()
+_SHORT.maxlist = _SHORT.maxdict = 20
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 80
 _BRANCHES = ("str", "int", "float", "bool")
 """Branches of unions that pydantic names in an error's place, as it does classes, lists and literals."""
 _TYPES = {400: "BadRequestError", 404: "NotFoundError", 501: "NotImplementedError", 503: "ServiceUnavailableError"}
@@ -87,6 +92,11 @@ def _context_text(error: TooLong) -> str:
     )
 
 
+def shortened(value: Any) -> str:
+    """Return the beginning of a value as Python writes it, without writing megabytes of it first."""
+    return repr(value[:80])[:80] if isinstance(value, str) else _SHORT.repr(value)[:80]
+
+
 def _first_error(error: ValidationError) -> tuple[str, str]:
     """Return the message about the first thing that is wrong, and its field, such as `messages[0].role`."""
     found = error.errors(include_url=False, include_context=False)[0]
@@ -99,7 +109,7 @@ def _first_error(error: ValidationError) -> tuple[str, str]:
     ]
     param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
     reason = found["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    value = f", got {found['input']!r:.80}" if found["type"] != "missing" else ""
+    value = f", got {shortened(found['input'])}" if found["type"] != "missing" else ""
     return f"{param or 'body'}: {reason[:1].lower()}{reason[1:]}{value}.", param
 
 

@@ -23,7 +23,6 @@ from tilewise.console import http_log_config
 from tilewise.environment import Environment
 from tilewise.errors import EngineDead, InvalidConfig
 from tilewise.host import allow_many_open_files
-from tilewise.ignored import LOG
 from tilewise.remote.engine import EngineProcess
 from tilewise.remote.wire import Build
 from tilewise.server.app import UI_PATH, create_app
@@ -95,10 +94,6 @@ async def serve(
     started = time.perf_counter()
     allow_many_open_files()
     Environment.here().check()
-    if config.metrics_without_key:
-        LOG.take(
-            {"--metrics-without-key": "/metrics asks for no key unless --metrics-with-key says so"}, "tilewise serve"
-        )
     listener = listen(config)  # first: a port that is taken should not cost a model's loading time
     if config.port == 0 and config.uds is None:
         config = replace(config, port=listener.getsockname()[1])
@@ -201,7 +196,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         logger.info("Shutdown initiated (timeout=%g)", self._patience)
         service = self._context.service
-        service.drain()
+        service.draining = True
         if service.in_flight and self._patience:
             logger.info("Draining %d in-flight requests (timeout=%gs)", service.in_flight, self._patience)
             await self._until_idle(self._patience)

@@ -132,7 +132,6 @@ class AnswerService:
         answer. The tokens of its prompt count as waiting until its first token comes.
         """
         tokens = len(group.request.prompt_ids)
-        self._check_tokens(tokens)
         waiting, engine = True, 0
         self._waiting_tokens += tokens
         try:
@@ -174,7 +173,9 @@ class AnswerService:
                 stream.abort(delta.request_id)
         return pieces
 
-    def _check_tokens(self, tokens: int) -> None:
+    def check_tokens(self, requests: Sequence[Request]) -> None:
+        """Raise Overloaded if too many tokens of prompts wait already; to be called before an answer begins."""
+        tokens = sum(len(request.prompt_ids) for request in requests)
         limit = self._config.max_num_queued_tokens
         if limit is not None and self._waiting_tokens and self._waiting_tokens + tokens > limit:
             self.metrics.rejected("queued_tokens")
@@ -183,20 +184,41 @@ class AnswerService:
                 f"limit of {limit}: send the request again later."
             )
 
+    @property
+    def keep_alive(self) -> float:
+        """Seconds after which a stream that has nothing to tell says that it is alive; 0 = never."""
+        return self._config.sse_keep_alive_interval
+
+    def seconds_left(self, arrival: float | None = None) -> float | None:
+        """Return the seconds until the deadline of a request that came at `arrival`, or now; None = it has none."""
+        seconds = self._config.request_timeout
+        spent = 0.0 if arrival is None else time.monotonic() - arrival
+        return None if seconds is None else max(0.0, seconds - spent)
+
     @asynccontextmanager
     async def deadline(self, arrival: float | None = None) -> AsyncGenerator[None]:
         """Raise Expired if what is done inside takes too long, counted from the arrival, else from now."""
-        seconds = self._config.request_timeout
-        spent = 0.0 if arrival is None else time.monotonic() - arrival
         try:
-            async with asyncio.timeout(None if seconds is None else max(0.0, seconds - spent)):
+            async with asyncio.timeout(self.seconds_left(arrival)):
                 yield
         except TimeoutError:
+            seconds = self._config.request_timeout
             raise Expired(f"The request took longer than its deadline of {seconds:g} seconds.") from None
 
-    def drain(self) -> None:
-        """Take no more requests."""
-        self.draining = True
+    async def timed(self, items: AsyncGenerator[Item], arrival: float) -> AsyncGenerator[Item]:
+        """Yield the items. Raises Expired if one does not come before the deadline of a request.
+
+        The time runs while an item is waited for. What happens to it afterwards is not cancelled from here: a generator
+        cannot know in whose code it would interrupt its caller.
+        """
+        async with aclosing(items):
+            while True:
+                async with self.deadline(arrival):
+                    try:
+                        item = await anext(items)
+                    except StopAsyncIteration:
+                        return
+                yield item
 
     @contextmanager
     def counted(self) -> Generator[None]:

@@ -13,13 +13,13 @@ from gradio.utils import get_upload_folder
 
 from tilewise.chat_server import ServerProblem
 from tilewise.errors import TilewiseError
-from tilewise.inputs.media.images import ImageLimits, open_image
 from tilewise.outputs.boxes import read_boxes
 from tilewise.ui.bubbles import LATEX, bubbles, exchange_at
 from tilewise.ui.conversation import VIDEO_SUFFIXES, ChatConversation, ChatSettings, Exchange, is_video
 from tilewise.ui.export import as_curl, as_llm, as_markdown, as_openai
 from tilewise.ui.figures import box_figure, tile_figures, time_strip
 from tilewise.ui.servers import ServedCard, Servers
+from tilewise.ui.thumbnails import thumbnail_of
 
 PICTURES = Path(__file__).parent.parent / "demo" / "pictures"
 """Pictures of the examples."""
@@ -190,11 +190,11 @@ class ChatTab:
         tiling = card.tiling_of(int(tiles), detail)
         return panel(tile_figures(files or last.files, tiling, card.tokens_per_tile, cached))
 
-    def codes_of(self, conversation: ChatConversation, label: str | None, _: Any, *values: Any) -> list[Any]:
+    def codes_of(self, conversation: ChatConversation, label: str | None, key: Any, *values: Any) -> list[Any]:
         """Write the conversation down as a file, and as programs."""
         if not conversation.exchanges:
             return [gr.skip()] * 4
-        card = self._servers.card(label)
+        card = self._servers.card(label or next(iter(self._servers.choices(key)), None))
         settings = read_settings(card, values)
         file = Path(tempfile.mkdtemp()) / "conversation.md"
         file.write_text(as_markdown(conversation), "utf-8")
@@ -257,9 +257,9 @@ def problem_of(file: str) -> str | None:
     if is_video(file):
         return None
     try:
-        open_image(file, ImageLimits())
+        thumbnail_of(file)
     except TilewiseError as error:
-        return str(error).replace(file, path.name)
+        return str(error)
     return None
 
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import filterfalse
 
-from PIL import Image
-
 from tilewise.errors import TilewiseError
-from tilewise.inputs.media.images import ImageLimits, open_image
 from tilewise.inputs.media.tiling import Tiling, choose_grid, count_tiles
 from tilewise.outputs.boxes import Box, colours_of
 from tilewise.ui.conversation import Exchange, is_video
+from tilewise.ui.thumbnails import Thumbnail, thumbnail_of
 
-_LONGEST = 960  # pixels of a side that a browser is sent
 PARTS = (
     ("download", "#8ecae6"), ("decode", "#219ebc"), ("preprocess", "#a3b18a"), ("queue", "#adb5bd"),
     ("encode", "#f4a261"), ("prefill", "#e76f51"), ("answer", "#6d597a"),
@@ -60,7 +55,7 @@ def tile_figures(
     found: list[str] = []
     for file in filterfalse(is_video, files):
         try:
-            picture = open_image(str(file), ImageLimits())
+            picture = thumbnail_of(str(file))
         except TilewiseError:
             continue
         number = len(found)
@@ -104,20 +99,15 @@ def box_figure(file: str, boxes: Sequence[Box]) -> str:
             f'<span class="label" style="left:{left / 10}%;top:{top / 10}%;background:{colour}">{name}</span>'
         )
     names = ", ".join(dict.fromkeys(box.label or "?" for box in boxes))
-    return _figure(open_image(file, ImageLimits()), "".join(shapes), names, "".join(labels))
+    return _figure(thumbnail_of(file), "".join(shapes), names, "".join(labels))
 
 
-def _figure(picture: Image.Image, shapes: str, line: str, labels: str = "") -> str:
-    shown = picture.convert("RGB")
-    shown.thumbnail((_LONGEST, _LONGEST))
-    content = io.BytesIO()
-    shown.save(content, "WEBP", quality=80)
-    data = base64.b64encode(content.getvalue()).decode()
-    caption = html.escape(line)
-    ratio = f"aspect-ratio:{picture.width}/{picture.height};width:min(100%,calc(46vh*{picture.width}/{picture.height}))"
+def _figure(picture: Thumbnail, shapes: str, line: str, labels: str = "") -> str:
+    caption, (width, height) = html.escape(line), picture.size
+    ratio = f"aspect-ratio:{width}/{height};width:min(100%,calc(46vh*{width}/{height}))"
     return (
         f'<figure class="seen"><div class="over" style="{ratio}">'
-        f'<img src="data:image/webp;base64,{data}" alt="{caption}">'
+        f'<img src="data:image/webp;base64,{picture.data}" alt="{caption}">'
         f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="presentation">{shapes}</svg>{labels}</div>'
         f"<figcaption>{caption}</figcaption></figure>"
     )

@@ -15,6 +15,7 @@ from tilewise.ui.servers import Servers
 from tilewise.ui.status_tab import StatusTab
 
 HERE = Path(__file__).parent
+_CLEAN_EVERY, _KEPT_SECONDS = 3600, 24 * 3600  # of files that visitors send: they lie in a folder of this machine
 WORDS: dict[str, tuple[str, str]] = {
     "chat": ("Chat", "对话"),
     "compare": ("Compare", "对比"),
@@ -61,7 +62,9 @@ WORDS: dict[str, tuple[str, str]] = {
 def build_page(servers: Servers) -> tuple[gr.Blocks, dict[str, Any]]:
     """Return the page, and the arguments with which gradio mounts it."""
     table, words = translations()
-    with gr.Blocks(title="Tilewise", analytics_enabled=False, fill_width=True) as page:
+    with gr.Blocks(
+        title="Tilewise", analytics_enabled=False, fill_width=True, delete_cache=(_CLEAN_EVERY, _KEPT_SECONDS)
+    ) as page:
         with gr.Row(elem_id="head"):
             gr.HTML('<h1 class="name">Tilewise</h1>')
             model = gr.Dropdown([], label=words("model"), elem_id="model", scale=2, allow_custom_value=False)

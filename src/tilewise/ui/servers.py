@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from tilewise.chat_server import ChatServer, ServerProblem, key_headers
+from tilewise.host import is_here
 from tilewise.inputs.media.tiling import Tiling
 
 
@@ -107,7 +108,7 @@ def metrics_text(url: str, key: str | None) -> str:
     """Return a server's metrics in Prometheus's text format. Raises ServerProblem."""
     address = url.rstrip("/").removesuffix("/v1") + "/metrics"
     try:
-        answer = httpx.get(address, headers=key_headers(key), timeout=5, trust_env=False)
+        answer = httpx.get(address, headers=key_headers(key), timeout=5, trust_env=not is_here(url))
         answer.raise_for_status()
     except httpx.HTTPError as error:
         raise ServerProblem(f"{address} gives no metrics: {error}") from None

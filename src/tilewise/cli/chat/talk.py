@@ -76,7 +76,7 @@ def media_part(kind: Literal["image", "video"], source: str) -> dict[str, Any]:
 
 
 def _data_url(kind: str, path: Path) -> str:
-    guessed = mimetypes.guess_type(path)[0] or "a file of unknown kind"
+    guessed = mimetypes.guess_type(path, strict=False)[0] or "a file of unknown kind"
     if not guessed.startswith(f"{kind}/") and guessed != "image/gif":  # which is a picture, or a film
         raise InvalidMedia(f"{path} is {guessed} by its name, no {kind}.")
     try:

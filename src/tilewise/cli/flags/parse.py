@@ -29,7 +29,7 @@ from tilewise.cli.flags.flag import (
 from tilewise.errors import InvalidConfig, did_you_mean, nearest
 from tilewise.option import loose
 
-_NUMBER = re.compile(r"-\d+(\.\d+)?[kKmMgGtT]?")  # -1 is a value and no flag
+_NUMBER = re.compile(r"-(\d+(\.\d*)?|\.\d+)[kKmMgGtT]?")  # -1 is a value and no flag
 Options = TypeVar("Options")
 _LEVEL = re.compile(r"(-O)(\d)")  # -O3 is -O with the value 3
 
@@ -210,7 +210,8 @@ class CommandLine:
 
 
 def looks_like_flag(word: str) -> bool:
-    return word.startswith("-") and len(word) > 1 and _NUMBER.fullmatch(word) is None
+    """Return whether a word is a flag. A number is none, and neither is a text that happens to begin with a dash."""
+    return word.startswith("-") and len(word) > 1 and not (" " in word.partition("=")[0] or _NUMBER.fullmatch(word))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -46,9 +46,10 @@ async def chat_completions(raw: HttpRequest, body: dict[str, Any], ignored: Igno
     async with service.admitted():
         request = await prepared(raw, call, call.reply.id, ignored)
         call = call.without_messages()
+        service.check_tokens([request])
         headers = context.load_report(raw, ignored)
         if call.reply.stream:
-            return EventStream(guarded(_events(context, call, request), service), headers)
+            return EventStream(guarded(_events(context, call, request), service), service, request.arrival, headers)
         reasoning, group = ReasoningCount(call), service.group(request)
         [output] = await service.whole([group], [reasoning.take])
         answer = chat_body(call, output, reasoning.tokens)
@@ -88,7 +89,7 @@ async def _events(context: Context, call: ChatCall, request: Request) -> AsyncGe
     service = context.service
     group, stream = service.group(request), ChatStream(call, request.prompt_ids)
     interval = ChunkInterval(context.config.stream_interval)
-    async with service.deadline(request.arrival), aclosing(service.pieces(group)) as steps:
+    async with aclosing(service.timed(service.pieces(group), request.arrival)) as steps:
         async for pieces in steps:
             chunks = [chunk for piece in pieces for chunk in stream.take(interval.hold(piece), group.usage)]
             for choice in (choice for chunk in chunks for choice in chunk["choices"] if choice["finish_reason"]):
@@ -119,7 +120,13 @@ async def batched_chat_completions(raw: HttpRequest, body: dict[str, Any], ignor
     ]
     async with service.admitted():
         name = calls[0].reply.id
-        requests = await asyncio.gather(*(prepared(raw, call, name, ignored) for call in calls))
+        preparing = [asyncio.ensure_future(prepared(raw, call, name, ignored)) for call in calls]
+        try:
+            requests = await asyncio.gather(*preparing)
+        finally:
+            for task in preparing:  # once one has failed, nobody wants the others
+                task.cancel()
+        service.check_tokens(requests)
         reasoning = [ReasoningCount(call) for call in calls]
         outputs = await service.whole(map(service.group, requests), [count.take for count in reasoning])
         for output in outputs:

@@ -46,9 +46,10 @@ async def completions(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) 
         requests = await service.prepare(lambda: call.requests(service.preparer), call.is_light)
         for request in requests:
             context.received(call.reply.id, request, ignored)
-        headers = context.load_report(raw, ignored)
+        service.check_tokens(requests)
+        headers, arrival = context.load_report(raw, ignored), requests[0].arrival
         if call.reply.stream:
-            return EventStream(guarded(_events(context, call, requests), service), headers)
+            return EventStream(guarded(_events(context, call, requests), service), service, arrival, headers)
         outputs = await service.whole(map(service.group, requests))
         for output in outputs:
             context.log_answers(call.reply.id, output)
@@ -62,8 +63,8 @@ async def _events(context: Context, call: CompletionCall, requests: Sequence[Req
     groups = [service.group(request) for request in requests]
     stream = CompletionStream(call, requests, _decode_of(context))
     intervals = [ChunkInterval(context.config.stream_interval) for _ in groups]
-    steps = merged([service.pieces(group) for group in groups])
-    async with service.deadline(requests[0].arrival), aclosing(steps):
+    pieces_of_all = merged([service.pieces(group) for group in groups])
+    async with aclosing(service.timed(pieces_of_all, requests[0].arrival)) as steps:
         async for number, pieces in steps:
             usage, interval = groups[number].usage, intervals[number]
             chunks = [chunk for piece in pieces for chunk in stream.take(number, interval.hold(piece), usage)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -56,62 +56,71 @@ async def responses(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) ->
     call = response_call(body, context.served, ignored, raw.headers.get("x-request-id"), recall)
     async with service.admitted():
         request = await prepared(raw, call.chat, call.id, ignored)
-        headers, keep = context.load_report(raw, ignored), None
+        service.check_tokens([request])
+        headers, stored = context.load_report(raw, ignored), None
         if store is not None and call.store:
             size = await service.prepare(partial(store.measure, call), call.chat.is_light)
-            keep = partial(store.keep, scope, call, measured=size)
-        making = Making(context, call, request, keep)
+            # Room for it is taken now: an answer that has been given cannot be refused for want of room any more.
+            begun = response_object(call, "queued" if call.background else "in_progress", [])
+            stored = store.keep(scope, call, begun, measured=size)
+        run = ResponseRun(context, call, request, stored)
         if call.background:
-            return JSONResponse(making.begin(), headers=headers)
+            return JSONResponse(run.begin(), headers=headers)
         if call.chat.reply.stream:
-            return EventStream(making.events(), headers)
-        return JSONResponse(await making.whole(), headers=headers)
+            return EventStream(run.events(), service, request.arrival, headers)
+        return JSONResponse(await run.whole(), headers=headers)
 
 
-Keep = Callable[[ResponseObject], StoredResponse]
+class ResponseRun:
+    """One response while it is generated: streamed, whole or in the background. Afterwards it may be kept."""
 
-
-class Making:
-    """A response while it is made; afterwards it is kept, if it is to be."""
-
-    def __init__(self, context: Context, call: ResponseCall, request: Request, keep: Keep | None) -> None:
-        self._context, self._call, self._request, self._keep = context, call, request, keep
+    def __init__(self, context: Context, call: ResponseCall, request: Request, stored: StoredResponse | None) -> None:
+        self._context, self._call, self._request, self._stored = context, call, request, stored
         self._stream, self._group = ResponseStream(call), context.service.group(request)
 
     async def whole(self) -> ResponseObject:
-        await self._finish()
-        if self._keep is not None:
-            self._keep(self._stream.response)
+        with self._kept():
+            await self._finish()
         return self._stream.response
 
     async def events(self) -> AsyncGenerator[bytes]:
-        with self._context.service.counted():
+        with self._context.service.counted(), self._kept():
             try:
                 yield b"".join(map(named_event, self._stream.opening()))
                 async with aclosing(self._steps()) as steps:
                     async for events in steps:
                         yield b"".join(map(named_event, events))
-                if self._keep is not None:
-                    self._keep(self._stream.response)
             except Exception as error:  # of whatever kind: the status has been sent, so the stream has to say it
                 yield b"".join(map(named_event, self._stream.failed(problem_of(error))))
 
     def begin(self) -> ResponseObject:
-        """Begin to work in the background, and return the response as it stands. Raises Overloaded."""
-        assert self._keep is not None
-        queued = response_object(self._call, "queued", [])
-        stored = self._keep(queued)
-        stored.task = asyncio.create_task(self._work(stored))
-        return queued
+        """Begin to work in the background, and return the response as it stands."""
+        assert self._stored is not None
+        self._stored.task = asyncio.create_task(self._work())
+        return self._stored.response
 
-    async def _work(self, stored: StoredResponse) -> None:
-        with self._context.service.counted():
+    async def _work(self) -> None:
+        with self._context.service.counted(), self._kept():
             try:
                 await self._finish()  # until then the response stays queued, as vLLM's do
             except Exception as error:  # of whatever kind: whoever asks for the response is told
                 self._stream.failed(problem_of(error))
-            if self._context.store is not None:
-                self._context.store.end(stored, self._stream.response)
+
+    @contextmanager
+    def _kept(self) -> Generator[None]:
+        """Store the response as it is behind the block; drop one that did not come to its end, its client having left.
+
+        Work in the background that is cancelled is stored, or dropped, by who cancels it.
+        """
+        try:
+            yield
+        finally:
+            store, stored, response = self._context.store, self._stored, self._stream.response
+            if store is not None and stored is not None:
+                if response["status"] not in ("queued", "in_progress"):
+                    store.end(stored, response)
+                elif stored.task is None:
+                    store.discard(stored)
 
     async def _finish(self) -> None:
         async with aclosing(self._steps()) as steps:
@@ -121,7 +130,7 @@ class Making:
     async def _steps(self) -> AsyncGenerator[list[ResponseEvent]]:
         """Yield the events of each step of the engine. Raises Expired, counted from the request's arrival."""
         service = self._context.service
-        async with service.deadline(self._request.arrival), aclosing(service.pieces(self._group)) as steps:
+        async with aclosing(service.timed(service.pieces(self._group), self._request.arrival)) as steps:
             async for pieces in steps:
                 events = [event for piece in pieces for event in self._stream.take(piece, self._group.usage)]
                 if self._stream.response["status"] == "completed":

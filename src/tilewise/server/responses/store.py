@@ -135,7 +135,7 @@ class ResponseStore:
     def cancel(self, scope: str, name: str) -> StoredResponse:
         """End the work on a response. Raises UnknownResponse, or InvalidRequest where there is none to end."""
         stored = self.find(scope, name)
-        if not stored.running:
+        if not stored.running or stored.task is None:
             raise InvalidRequest(f"Cannot cancel a synchronous response. {name[:140]} is {stored.response['status']}.")
         self.end(stored, response_object(stored.call, "cancelled", []))
         if stored.task is not None:
@@ -146,6 +146,12 @@ class ResponseStore:
         """Drop a response. Raises UnknownResponse."""
         self.find(scope, name)
         self._drop((scope, name))
+
+    def discard(self, stored: StoredResponse) -> None:
+        """Drop a response that will not be finished, if it is still there."""
+        key = (stored.scope, stored.call.id)
+        if self._kept.get(key) is stored:
+            self._drop(key)
 
     def close(self) -> None:
         for key in list(self._kept):
