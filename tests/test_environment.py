@@ -64,14 +64,20 @@ def test_defaults_stand_where_nothing_is_set():
     assert not any((nothing.use_modelscope, nothing.batch_invariant, nothing.offline, nothing.store_responses))
 
 
+COUNT = "must be a whole number, at least 1 and at most 2,147,483,647"
+WAIT = "must be a number of seconds, at least 0.001 and at most 1,000,000,000"
+
+
 @pytest.mark.parametrize(
     ("attribute", "text", "message"),
     [
-        ("media_threads", "0", "VLLM_MEDIA_LOADING_THREAD_COUNT must be a whole number from 1 on, found '0'."),
-        ("stored_responses", "many", "TILEWISE_MAX_STORED_RESPONSES must be a whole number from 1 on, found 'many'."),
-        ("log_interval", "soon", "VLLM_LOG_STATS_INTERVAL must be a number of seconds, found 'soon'."),
-        ("ray_wait", "0", "TILEWISE_RAY_WAIT must be a number of seconds above 0, found '0'."),
-        ("kv_cache_gib", "4G", "VLLM_CPU_KVCACHE_SPACE must be a number of GiB, found '4G'."),
+        ("media_threads", "0", f"VLLM_MEDIA_LOADING_THREAD_COUNT {COUNT}, found '0'."),
+        ("stored_responses", "many", f"TILEWISE_MAX_STORED_RESPONSES {COUNT}, found 'many'."),
+        ("log_interval", "soon", "VLLM_LOG_STATS_INTERVAL must be a number of seconds, at least 0, found 'soon'."),
+        ("ray_wait", "0", f"TILEWISE_RAY_WAIT {WAIT}, found '0'."),
+        ("log_interval", "nan", "VLLM_LOG_STATS_INTERVAL must be a number of seconds, at least 0, found 'nan'."),
+        ("kv_cache_gib", "inf", "VLLM_CPU_KVCACHE_SPACE must be a number of GiB, at least 0, found 'inf'."),
+        ("kv_cache_gib", "4G", "VLLM_CPU_KVCACHE_SPACE must be a number of GiB, at least 0, found '4G'."),
     ],
 )
 def test_what_is_no_such_value_is_refused_when_it_is_asked_for(attribute, text, message):

@@ -72,8 +72,9 @@ def limit(
     return Variable(fate, name, says, _number(lowest, highest, whole=whole), None)
 
 
-def _number(lowest: float, highest: float = math.inf, *, whole: bool = True) -> Callable[[str], Any]:
+def _number(lowest: float, highest: float = math.inf, *, whole: bool = True, unit: str = "") -> Callable[[str], Any]:
     """Return a reader of numbers in a range. It raises ValueError."""
+    kind = f"a {'whole ' if whole else ''}number{unit and f' of {unit}'}"
 
     def read(text: str) -> float:
         try:
@@ -83,7 +84,7 @@ def _number(lowest: float, highest: float = math.inf, *, whole: bool = True) -> 
         if lowest <= value <= highest and value < math.inf:  # which NaN is not
             return value
         most = "" if highest == math.inf else f" and at most {highest:,}"
-        raise ValueError(f"must be {'a whole number' if whole else 'a number'} of at least {lowest}{most}")
+        raise ValueError(f"must be {kind}, at least {lowest}{most}")
 
     return read
 
@@ -97,7 +98,7 @@ def _whole_as_switch(text: str) -> bool:
 
 
 def _gib(text: str) -> float | None:
-    return _number(0, whole=False)(text) if text else None
+    return _number(0, whole=False, unit="GiB")(text) if text else None
 
 
 def _is_on(text: str) -> bool:
@@ -131,7 +132,7 @@ class Environment:
         "honoured",
         "VLLM_LOG_STATS_INTERVAL",
         "seconds between lines about throughput and load",
-        _number(0, whole=False),
+        _number(0, whole=False, unit="seconds"),
         10.0,
     )
     use_modelscope = Variable(
@@ -204,7 +205,7 @@ class Environment:
     ray_address = text("RAY_ADDRESS", "the Ray cluster that is joined (default: this machine's, or a new one)")
     ray_wait = Variable(
         "own", "TILEWISE_RAY_WAIT", "seconds that ranks wait for room in a Ray cluster",
-        _number(0.001, 1_000_000_000, whole=False), 600.0
+        _number(0.001, 1_000_000_000, whole=False, unit="seconds"), 600.0
     )  # fmt: skip
     gloo_interface = text("GLOO_SOCKET_IFNAME", "network interface by which ranks of several machines meet")
     cpu_kernels = text(

@@ -14,11 +14,12 @@ from PIL import Image
 from tests.fuzz.target import of_bytes, of_values
 from tests.inputs.kinds import KINDS, Kind
 from tests.outputs.cutting import ANY_CUT, cut
+from tests.outputs.reading import split_parts
 from tilewise.inputs.tokenizer import PieceStream
 from tilewise.inputs.tool_text import ToolFormName
 from tilewise.outputs.boxes import draw_boxes, read_boxes, without_marks
 from tilewise.outputs.group import Detokenizer
-from tilewise.outputs.parts import AnswerParts, Calls, PartsRule, PartsSplitter, split_parts
+from tilewise.outputs.parts import AnswerParts, Calls, PartsRule, PartsSplitter
 from tilewise.sampling_params import SamplingParams
 from tilewise.server.exchange import data_event
 from tilewise.sse import EventReader, read_events

@@ -10,7 +10,7 @@ LONG = 21_000
 
 
 @pytest.mark.parametrize(
-    "pattern, followed",
+    ("pattern", "followed"),
     [
         (r"a(?=[)])b", "ab"),
         (r"[]a](?!x)", "[]a]"),
@@ -30,4 +30,3 @@ def test_look_around_is_left_out_and_the_rest_stays(pattern: str, followed: str)
 @pytest.mark.parametrize("pattern", ["(?=" * LONG, "[" * LONG, "(?=a)" * LONG + "b", "(" * LONG + ")" * LONG])
 def test_patterns_are_read_in_proportion_to_their_length(pattern: str):
     assert relaxed(pattern)[0] == pattern.replace("(?=a)", "")
-

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.outputs.cutting import ANY_CUT, cut
+from tests.outputs.reading import split_parts
 from tests.outputs.test_tools import split
-from tilewise.outputs.parts import PartsRule, split_parts
+from tilewise.outputs.parts import PartsRule
 
 THOUGHT = "<|channel|>analysis<|message|>User asks: 2 + 2.<|end|>"
 FINAL = "<|start|>assistant<|channel|>final<|message|>2 + 2 = 4."

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.outputs.cutting import ANY_CUT, cut
-from tilewise.outputs.parts import AnswerParts, Call, PartsRule, PartsSplitter, split_parts
+from tests.outputs.reading import split_parts
+from tilewise.outputs.parts import AnswerParts, Call, PartsRule, PartsSplitter
 
 AUTO = PartsRule(calls="auto")
 LOOK = '<tool_call>\n{"name": "look", "arguments": {"where": "left"}}\n</tool_call>'

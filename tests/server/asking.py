@@ -7,6 +7,8 @@ from typing import Any
 
 from tilewise.ignored import Ignored
 from tilewise.outputs.group import AnswerDelta
+from tilewise.outputs.parts import AnswerReader
+from tilewise.server.chat.answers import ChatCompletion, chat_body
 from tilewise.server.chat.call import ChatCall, chat_call
 from tilewise.server.served import ServedModel
 from tilewise.types import CompletionOutput, Logprob, RequestOutput, Timing, Usage
@@ -42,6 +44,14 @@ def output(*texts: str, finish: str = "stop", **changes: Any) -> RequestOutput:
     ]
     fields = {"request_id": "0", "prompt": "p", "prompt_token_ids": [1, 2, 3], "timing": Timing(0.0), "usage": USAGE}
     return RequestOutput(**{**fields, "outputs": answers, "finished": True, **changes})
+
+
+def body_of(call: ChatCall, answers: RequestOutput) -> ChatCompletion:
+    """The body of whole answers, each of which has come in one piece."""
+    readers = [AnswerReader(call.parts) for _ in answers.outputs]
+    for reader, answer in zip(readers, answers.outputs, strict=True):
+        reader.add(answer.text, ended=True)
+    return chat_body(call, answers, readers)
 
 
 def pieces(texts: Sequence[str], finish: str | None = "stop", index: int = 0, **changes: Any) -> list[AnswerDelta]:

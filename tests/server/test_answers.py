@@ -10,14 +10,14 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from tests.server.asking import LOOK
+from tests.server.asking import LOOK, body_of
 from tests.server.test_chat_stream import gathered
 from tilewise import LLM, ImageAsset
 from tilewise.errors import InvalidRequest, TooLong
 from tilewise.ignored import Ignored
 from tilewise.inputs.request_builder import ChatOptions
 from tilewise.outputs.group import AnswerGroup
-from tilewise.server.chat.answers import ChatStream, chat_body
+from tilewise.server.chat.answers import ChatStream
 from tilewise.server.chat.call import chat_call
 from tilewise.server.completions.answers import completion_body
 from tilewise.server.completions.call import completion_call
@@ -62,7 +62,7 @@ def chat(llm, body):
     request = call.request(llm._prepare, llm._build.reader)
     group, stream = AnswerGroup(llm.inputs.tokenizer, request, llm._prepare.spec), ChatStream(call, request.prompt_ids)
     chunks = [chunk for piece in drive(llm, group) for chunk in stream.take(piece, group.usage)]
-    return chat_body(call, group.output()), [*chunks, *stream.finish(group.output())]
+    return body_of(call, group.output()), [*chunks, *stream.finish(group.output())]
 
 
 def test_a_picture_and_a_question(llm, sign):

@@ -5,20 +5,19 @@ from dataclasses import replace
 
 import pytest
 
-from tests.server.asking import LOOK, SERVED, ask, output, score
+from tests.server.asking import LOOK, SERVED, ask, body_of, output, score
 from tilewise.errors import BrokenAnswer
-from tilewise.server.chat.answers import chat_body
 
 CALL = '<tool_call>\n{"name": "look", "arguments": {"where": "left"}}\n</tool_call>'
 
 
 def answer(text, finish="stop", **fields):
-    (choice,) = chat_body(ask(**fields), output(text, finish=finish))["choices"]
+    (choice,) = body_of(ask(**fields), output(text, finish=finish))["choices"]
     return choice["message"], choice["finish_reason"]
 
 
 def test_the_body_is_laid_out_as_in_the_guides():
-    body = chat_body(ask(request_id="x"), output("The text in the illustration is: **a tiger**"))
+    body = body_of(ask(request_id="x"), output("The text in the illustration is: **a tiger**"))
     created = body["created"]
     assert json.dumps(body, ensure_ascii=False, separators=(",", ":")) == (
         f'{{"id":"chatcmpl-x","object":"chat.completion","created":{created},"model":"internvl3_5",'
@@ -50,7 +49,7 @@ def test_an_answer_without_content_has_reasoning_that_is_a_text():
 
 
 def test_reasoning_stays_text_where_it_is_not_told_apart():
-    body = chat_body(ask(replace(SERVED, reasoning=False)), output("<think>Hm.</think>A."))
+    body = body_of(ask(replace(SERVED, reasoning=False)), output("<think>Hm.</think>A."))
     assert body["choices"][0]["message"]["content"] == "<think>Hm.</think>A."
 
 
@@ -76,29 +75,29 @@ def test_forced_calls():
 
 
 def test_several_answers_and_echo():
-    choices = chat_body(ask(n=2), output("a", ""))["choices"]
+    choices = body_of(ask(n=2), output("a", ""))["choices"]
     assert [(choice["index"], choice["message"]["content"]) for choice in choices] == [(0, "a"), (1, "")]
     begun = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "It is "}]
-    body = chat_body(ask(messages=begun, echo=True, continue_final_message=True), output("red."))
+    body = body_of(ask(messages=begun, echo=True, continue_final_message=True), output("red."))
     assert body["choices"][0]["message"]["content"] == "It is red."
 
 
 def test_logprobs():
     scores = [{5: score(-0.5, 1, "虎"), 9: score(-2.0, 2, "b")}, {9: score(-0.1, 1, "b"), 6: score(-20000.0, 7, "c")}]
-    body = chat_body(ask(logprobs=True, top_logprobs=1), output("虎c", logprobs=scores))
+    body = body_of(ask(logprobs=True, top_logprobs=1), output("虎c", logprobs=scores))
     first, second = body["choices"][0]["logprobs"]["content"]
     tiger = {"token": "虎", "logprob": -0.5, "bytes": [232, 153, 142]}
     assert first == {**tiger, "top_logprobs": [tiger]}
     assert (second["token"], second["logprob"]) == ("c", -9999.0)
     assert [top["token"] for top in second["top_logprobs"]] == ["b"]
-    body = chat_body(ask(logprobs=True, return_tokens_as_token_ids=True), output("虎c", logprobs=scores))
+    body = body_of(ask(logprobs=True, return_tokens_as_token_ids=True), output("虎c", logprobs=scores))
     first, second = body["choices"][0]["logprobs"]["content"]
     assert (first["token"], first["top_logprobs"], second["token"]) == ("token_id:5", [], "token_id:6")
 
 
 def test_ids_and_prompt_scores():
     prompt = [None, {2: score(-1.5, 3, "x")}]
-    body = chat_body(ask(return_token_ids=True), output("a", prompt_logprobs=prompt))
+    body = body_of(ask(return_token_ids=True), output("a", prompt_logprobs=prompt))
     assert (body["prompt_token_ids"], body["choices"][0]["token_ids"]) == ([1, 2, 3], [5, 6])
     assert body["prompt_logprobs"] == [None, {"2": {"logprob": -1.5, "rank": 3, "decoded_token": "x"}}]
 

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.outputs.cutting import ANY_CUT, cut
-from tests.server.asking import LOOK, USAGE, ask, output, pieces, score
+from tests.server.asking import LOOK, USAGE, ask, body_of, output, pieces, score
 from tilewise.errors import BrokenAnswer
-from tilewise.server.chat.answers import ChatStream, ReasoningCount, chat_body
+from tilewise.outputs.parts import AnswerReader
+from tilewise.server.chat.answers import ChatStream, chat_body
 from tilewise.server.exchange import data_event, named_event
 from tilewise.types import PictureReport
 
@@ -102,10 +103,11 @@ def test_tokens_of_the_reasoning_are_counted_where_there_is_some():
     for include in (True, False):
         call = ask(stream=True, include_reasoning=include, n=2, stream_options={"include_usage": True})
         usage = stream(call, pieces(thought), pieces(plain, index=1))[-1]["usage"]
-        count = ReasoningCount(call)
+        readers = [AnswerReader(call.parts), AnswerReader(call.parts)]
         for piece in [*pieces(thought), *pieces(plain, index=1)]:
-            count.take(piece)
-        assert usage["completion_tokens_details"] == {"reasoning_tokens": count.tokens} == {"reasoning_tokens": 3}
+            readers[piece.index].add(piece.text)
+        whole = chat_body(call, output("", ""), readers)["usage"]["completion_tokens_details"]
+        assert usage["completion_tokens_details"] == whole == {"reasoning_tokens": 3}
     call = ask(stream=True, stream_options={"include_usage": True})
     assert "completion_tokens_details" not in stream(call, pieces(plain))[-1]["usage"]
 
@@ -139,7 +141,7 @@ TEXTS = st.sampled_from(
 def test_chunks_add_up_to_the_whole_answer(text, cuts, parallel, finish):
     call = ask(stream=True, tools=[LOOK], parallel_tool_calls=parallel)
     message, reason = gathered(stream(call, pieces(cut(text, cuts) or [""], finish)))
-    choice = chat_body(call, output(text, finish=finish))["choices"][0]
+    choice = body_of(call, output(text, finish=finish))["choices"][0]
     whole = choice["message"]
     assert (message["content"], message["reasoning"]) == (whole["content"] or "", whole["reasoning"] or "")
     assert message["tool_calls"] == [list(made["function"].values()) for made in whole["tool_calls"]]
@@ -164,8 +166,8 @@ def test_an_explanation_comes_behind_the_answer_where_it_is_asked_for():
     [shown] = last["explanation"]["pictures"]
     assert shown == {"width": 640, "height": 480, "columns": 2, "rows": 1, "encoded": [True, False, True]}
     assert "usage" not in last
-    assert chat_body(ask(explain=True), output("A", pictures=(picture,)))["explanation"] == last["explanation"]
-    assert "explanation" not in chat_body(ask(), output("A"))
+    assert body_of(ask(explain=True), output("A", pictures=(picture,)))["explanation"] == last["explanation"]
+    assert "explanation" not in body_of(ask(), output("A"))
 
 
 def test_boxes_come_with_the_end_of_an_answer_where_they_are_asked_for():
@@ -175,5 +177,5 @@ def test_boxes_come_with_the_end_of_an_answer_where_they_are_asked_for():
     boxes = [{"label": "a cat", "corners": [1.0, 2.0, 3.0, 4.0]}]
     found = [delta["boxes"] for delta in deltas(stream(call, pieces(parts))) if "boxes" in delta]
     assert found == [boxes]
-    assert chat_body(call, output("".join(parts)))["choices"][0]["message"]["boxes"] == boxes
-    assert "boxes" not in chat_body(ask(), output("".join(parts)))["choices"][0]["message"]
+    assert body_of(call, output("".join(parts)))["choices"][0]["message"]["boxes"] == boxes
+    assert "boxes" not in body_of(ask(), output("".join(parts)))["choices"][0]["message"]

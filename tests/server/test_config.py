@@ -29,7 +29,6 @@ from tilewise.server.config import ServerConfig
         ({"api_key": ("",)}, "a key is empty"),
         ({"api_key": ("schlüssel",)}, "no header can carry"),
         ({"metrics_with_key": True}, "no effect without api_key"),
-        ({"metrics_with_key": True, "metrics_without_key": True, "api_key": ("k",)}, "contradict each other"),
         ({"allow_credentials": True}, "name the origins"),
         ({"enable_log_outputs": True}, "needs enable_log_requests"),
         ({"max_log_len": 5}, "no effect without enable_log_requests"),

@@ -4,9 +4,9 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from tests.server.asking import LOOK, SERVED, USAGE, ask, output, pieces, score
+from tests.server.asking import LOOK, SERVED, USAGE, ask, body_of, output, pieces, score
 from tilewise.ignored import Ignored
-from tilewise.server.chat.answers import ChatStream, chat_body
+from tilewise.server.chat.answers import ChatStream
 from tilewise.server.completions.answers import completion_body
 from tilewise.server.completions.call import completion_call
 
@@ -18,7 +18,7 @@ SCORES = [{5: score(-0.5)}, {6: score(-20000.0)}]
 @pytest.mark.parametrize("finish", ["stop", "length"])
 def test_chat(text, finish):
     call = ask(tools=[LOOK], logprobs=True, top_logprobs=1)
-    body = chat_body(call, output(text, finish=finish, logprobs=SCORES))
+    body = body_of(call, output(text, finish=finish, logprobs=SCORES))
     parsed = ChatCompletion.model_validate(body)
     assert parsed.usage.prompt_tokens_details.cached_tokens == 32
     assert len(parsed.choices[0].logprobs.content) == 2

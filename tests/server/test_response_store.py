@@ -17,8 +17,9 @@ from tilewise.server.responses.items import response_object
 from tilewise.server.responses.store import ResponseStore, StoreLimits, UnknownResponse
 
 
-def call_of(name: str, text: str = "Hi") -> ResponseCall:
-    return response_call({"input": text, "request_id": name}, SERVED, Ignored(), recall=lambda _: ())
+def call_of(name: str, text: str = "Hi", background: bool = False) -> ResponseCall:
+    body = {"input": text, "request_id": name, "background": background}
+    return response_call(body, SERVED, Ignored(), recall=lambda _: ())
 
 
 class Shelf:
@@ -29,7 +30,7 @@ class Shelf:
         self.store = ResponseStore(dataclasses.replace(StoreLimits(), **limits), lambda: self.now)
 
     def put(self, name: str, scope: str = "me", status: str = "completed", text: str = "Hi") -> str:
-        call = call_of(name, text)
+        call = call_of(name, text, background=status == "in_progress")
         self.store.keep(scope, call, response_object(call, status, []), self.store.measure(call))
         return call.id
 

@@ -10,7 +10,7 @@ from tilewise.engine.arg_utils import EngineArgs
 from tilewise.entrypoints.answer_loop import RunningAnswers
 from tilewise.entrypoints.llm import LLM
 from tilewise.entrypoints.setup import call_of
-from tilewise.errors import InvalidRequest
+from tilewise.errors import InvalidRequest, TilewiseError
 from tilewise.foreign.keywords import named_keywords
 from tilewise.ignored import LOG
 from tilewise.inputs.chat_tokenizer import ChatTokenizer

@@ -46,6 +46,9 @@ class PartsDelta:
     def __bool__(self) -> bool:
         return bool(self.reasoning or self.content or self.calls)
 
+    def __add__(self, later: PartsDelta) -> PartsDelta:
+        return PartsDelta(self.reasoning + later.reasoning, self.content + later.content, [*self.calls, *later.calls])
+
 
 class ReasoningSplitter:
     """A reader of an answer that comes in pieces; its output does not depend on where they were cut.
@@ -281,8 +284,24 @@ class AnswerParts:
             self.calls[call.index].arguments += call.arguments
 
 
-def split_parts(text: str, rule: PartsRule) -> AnswerParts:
-    parts, splitter = AnswerParts(), PartsSplitter(rule)
-    parts.add(splitter.add(text))
-    parts.add(splitter.finish())
-    return parts
+class AnswerReader:
+    """A reader of one answer, token by token, which keeps the parts that it has found."""
+
+    def __init__(self, rule: PartsRule) -> None:
+        self._splitter = PartsSplitter(rule)
+        self.parts = AnswerParts()
+        self.reasoning_tokens = 0
+        """Tokens of the reasoning so far, shown or not."""
+
+    @property
+    def in_reasoning(self) -> bool:
+        return self._splitter.in_reasoning
+
+    def add(self, text: str, ended: bool = False) -> PartsDelta:
+        """Take the text of one token; return what it adds, with all that was held back if it is the last one."""
+        delta = self._splitter.add(text)
+        self.reasoning_tokens += self._splitter.in_reasoning
+        if ended:
+            delta += self._splitter.finish()
+        self.parts.add(delta)
+        return delta

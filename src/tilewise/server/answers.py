@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Literal, NotRequired, cast
 
 from typing_extensions import TypedDict
 
 from tilewise.errors import BrokenAnswer
-from tilewise.outputs.group import AnswerDelta
 from tilewise.types import Logprob, RequestOutput, Usage
 
 Finish = Literal["stop", "length", "tool_calls", "abort"]
@@ -289,19 +288,14 @@ def _alternatives(scores: Scores, token_id: int, top: int, as_ids: bool) -> dict
 
 @dataclass
 class ChunkInterval:
-    """A filter that holds back answers' text until so many tokens have come, or the end; first tokens pass."""
+    """A count of the tokens between the chunks of one answer; its first token and its last do not wait."""
 
     tokens: int
-    _held: dict[int, tuple[str, int]] = field(default_factory=dict)
-    """Text and number of the tokens that are held back, by the answer's index."""
+    _waiting: int | None = None
 
-    def hold(self, piece: AnswerDelta) -> AnswerDelta:
-        """Return the piece with the text that is due now, which may be none."""
-        if self.tokens == 1:
-            return piece
-        first = piece.index not in self._held
-        text, tokens = self._held.get(piece.index, ("", 0))
-        text, tokens = text + piece.text, tokens + 1
-        due = first or tokens >= self.tokens or piece.finish_reason is not None
-        self._held[piece.index] = ("", 0) if due else (text, tokens)
-        return replace(piece, text=text if due else "")
+    def is_due(self, ended: bool) -> bool:
+        """Count a token; return whether a chunk is due with it."""
+        waiting = self.tokens if self._waiting is None else self._waiting + 1
+        due = ended or waiting >= self.tokens
+        self._waiting = 0 if due else waiting
+        return due

@@ -106,6 +106,15 @@ class UnknownFields:
                 self.take(f"{prefix}.{name}", known, where, f"{where}.{name}")
 
 
+def _stop_at_first_error(schema: Any) -> None:
+    if isinstance(schema, dict):
+        if schema.get("type") == "list":
+            schema["fail_fast"] = True
+        schema = list(schema.values())
+    for part in schema if isinstance(schema, (list, tuple)) else ():
+        _stop_at_first_error(part)
+
+
 class Given(BaseModel):
     """An object of a request body. Scalars are read as pydantic's lax mode reads them (`10.0`, `"0.5"`), as in vLLM.
 
@@ -125,15 +134,6 @@ class Given(BaseModel):
         schema = handler(source)
         _stop_at_first_error(schema)
         return schema
-
-
-def _stop_at_first_error(schema: Any) -> None:
-    if isinstance(schema, dict):
-        if schema.get("type") == "list":
-            schema["fail_fast"] = True
-        schema = list(schema.values())
-    for part in schema if isinstance(schema, (list, tuple)) else ():
-        _stop_at_first_error(part)
 
 
 def works(note: str, default: Any = None) -> Any:

@@ -20,6 +20,7 @@ from tilewise.ignored import Ignored, IgnoredLog
 from tilewise.inputs.media.reader import MediaOptions, MediaReader
 from tilewise.inputs.prepare import Preparer
 from tilewise.outputs.group import AnswerDelta, AnswerGroup
+from tilewise.outputs.parts import AnswerReader
 from tilewise.remote.engine import Stream
 from tilewise.remote.replicas import Replicas
 from tilewise.server.config import ServerConfig
@@ -29,7 +30,6 @@ from tilewise.types import Request, RequestOutput
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
-See = Callable[[AnswerDelta], None]
 
 
 class AnswerService:
@@ -113,13 +113,15 @@ class AnswerService:
         finally:
             cancelled.set()
 
-    async def whole(self, groups: Iterable[AnswerGroup], see: Sequence[See] = ()) -> list[RequestOutput]:
-        """Return the answers to several requests when all have ended; each of `see` is shown one's tokens."""
+    async def whole(
+        self, groups: Iterable[AnswerGroup], readers: Sequence[Sequence[AnswerReader]] = ()
+    ) -> list[RequestOutput]:
+        """Return the answers to several requests when all have ended; meanwhile `readers` of each request read them."""
         groups = list(groups)
         async with aclosing(merged([self.pieces(group) for group in groups])) as steps:
             async for number, pieces in steps:
-                for piece in pieces if see else ():
-                    see[number](piece)
+                for piece in pieces if readers else ():
+                    readers[number][piece.index].add(piece.text, piece.finish_reason is not None)
         return [group.output() for group in groups]
 
     def group(self, request: Request) -> AnswerGroup:

@@ -11,9 +11,11 @@ from typing_extensions import TypedDict
 
 from tilewise.outputs.boxes import read_boxes
 from tilewise.outputs.group import AnswerDelta
-from tilewise.outputs.parts import AnswerParts, Call, PartsDelta, PartsSplitter, split_parts
+from tilewise.outputs.parts import AnswerParts, AnswerReader, Call, PartsDelta
+from tilewise.outputs.tools import CallDelta
 from tilewise.server.answers import (
     ChatScores,
+    ChunkInterval,
     CompletionChunk,
     Explanation,
     Finish,
@@ -123,18 +125,18 @@ class ChatChunk(CompletionChunk):
     explanation: NotRequired[Explanation]
 
 
-def chat_body(call: ChatCall, output: RequestOutput, reasoning_tokens: int = 0) -> ChatCompletion:
-    """Return the body of a whole answer. Raises BrokenAnswer."""
+def chat_body(call: ChatCall, output: RequestOutput, readers: Sequence[AnswerReader]) -> ChatCompletion:
+    """Return the body of whole answers, each of which a reader has read. Raises BrokenAnswer."""
     reply = call.reply
     body: ChatCompletion = {
         "id": reply.id,
         "object": "chat.completion",
         "created": reply.created,
         "model": reply.model,
-        "choices": [_choice(call, answer) for answer in output.outputs],
+        "choices": [_choice(call, *pair) for pair in zip(output.outputs, readers, strict=True)],
         "service_tier": None,
         "system_fingerprint": None,
-        "usage": usage_body(output.usage, reasoning_tokens),
+        "usage": usage_body(output.usage, sum(reader.reasoning_tokens for reader in readers)),
         "prompt_logprobs": prompt_scores(output.prompt_logprobs),
         "prompt_token_ids": output.prompt_token_ids if reply.token_ids else None,
         "kv_transfer_params": None,
@@ -142,19 +144,6 @@ def chat_body(call: ChatCall, output: RequestOutput, reasoning_tokens: int = 0) 
     if reply.explain:
         body["explanation"] = explanation(output)
     return body
-
-
-class ReasoningCount:
-    """A count of the reasoning tokens in all answers to a call, shown or not."""
-
-    def __init__(self, call: ChatCall) -> None:
-        self._splitters = [PartsSplitter(call.parts) for _ in range(call.sampling.n)]
-        self.tokens = 0
-
-    def take(self, piece: AnswerDelta) -> None:
-        splitter = self._splitters[piece.index]
-        splitter.add(piece.text)
-        self.tokens += splitter.in_reasoning
 
 
 def _finish_reason(call: ChatCall, reason: str | None, has_calls: bool) -> Finish | None:
@@ -167,9 +156,8 @@ def _finish_reason(call: ChatCall, reason: str | None, has_calls: bool) -> Finis
     return checked_reason(reason)
 
 
-def _choice(call: ChatCall, answer: CompletionOutput) -> ChatChoice:
-    reply, top = call.reply, call.sampling.scored_tokens
-    parts = split_parts(answer.text, call.parts)
+def _choice(call: ChatCall, answer: CompletionOutput, reader: AnswerReader) -> ChatChoice:
+    reply, top, parts = call.reply, call.sampling.scored_tokens, reader.parts
     scores: ChatScores | None = None
     if answer.logprobs is not None and top is not None:
         scores = {"content": chat_scores(answer.logprobs, answer.token_ids, top, reply.tokens_as_ids)}
@@ -219,10 +207,9 @@ def _call_id() -> str:
 class _ChatChoice:
     """One answer of a stream, and what its tokens brought since its last chunk."""
 
-    splitter: PartsSplitter
-    called: bool = False
-    content: str = ""
-    """All content so far, where boxes are read out of it."""
+    reader: AnswerReader
+    interval: ChunkInterval
+    held: PartsDelta = field(default_factory=PartsDelta)
     token_ids: list[int] = field(default_factory=list)
     scores: list[Scores] = field(default_factory=list)
 
@@ -231,16 +218,20 @@ class ChatStream:
     """The chunks of a stream in order: each choice's role, with the first token; deltas; each choice's end; the usage.
 
     Tokens that show nothing yet (half a character, the beginning of a tag) wait for the next chunk, with their ids and
-    log-probabilities.
+    log-probabilities; so do those between two chunks, if there is an `interval`.
     """
 
-    def __init__(self, call: ChatCall, prompt_token_ids: Sequence[int] = ()) -> None:
+    def __init__(self, call: ChatCall, prompt_token_ids: Sequence[int] = (), interval: int = 1) -> None:
         self._call = call
         self._prompt_token_ids = prompt_token_ids
-        self._choices = [_ChatChoice(PartsSplitter(call.parts)) for _ in range(call.sampling.n)]
+        self._choices = [_ChatChoice(AnswerReader(call.parts), ChunkInterval(interval)) for _ in range(call.sampling.n)]
         self._begun = False
         self._tokens = 0
-        self._reasoning_tokens = 0
+
+    @property
+    def readers(self) -> list[AnswerReader]:
+        """The readers of the answers, by index."""
+        return [choice.reader for choice in self._choices]
 
     def take(self, piece: AnswerDelta, usage: Usage) -> list[ChatChunk]:
         """Return the chunks that a token gives; `usage` counts the prompt. Raises BrokenAnswer.
@@ -252,21 +243,21 @@ class ChatStream:
         self._begun = True
         self._tokens += 1
         usage = replace(usage, completion_tokens=self._tokens)
-        choice = self._choices[piece.index]
+        choice, ended = self._choices[piece.index], piece.finish_reason is not None
         choice.token_ids.append(piece.token_id)
         if piece.scores is not None:
             choice.scores.append(piece.scores)
-        delta = choice.splitter.add(piece.text)
-        self._reasoning_tokens += choice.splitter.in_reasoning
-        ended = piece.finish_reason is not None
-        shown = self._delta(choice, delta, *([choice.splitter.finish()] if ended else ()))
+        choice.held += choice.reader.add(piece.text, ended)
+        if not choice.interval.is_due(ended):
+            return chunks
+        shown = self._shown(choice)
         if ended and self._call.reply.boxes:
-            shown["boxes"] = _boxes(choice.content)
+            shown["boxes"] = _boxes(choice.reader.parts.content)
         if not shown and not ended:
             return chunks
         chunk = self._chunk(piece.index, shown, usage)
         if ended:
-            reason = _finish_reason(self._call, piece.finish_reason, choice.called)
+            reason = _finish_reason(self._call, piece.finish_reason, bool(choice.reader.parts.calls))
             chunk["choices"][0].update({"finish_reason": reason, "stop_reason": piece.stop_reason})
         return [*chunks, chunk]
 
@@ -290,20 +281,16 @@ class ChatStream:
             for index in range(len(self._choices)):
                 yield self._chunk(index, {"content": self._call.echo}, usage)
 
-    def _delta(self, choice: _ChatChoice, *deltas: PartsDelta) -> ChatDelta:
-        reasoning = "".join(delta.reasoning for delta in deltas)
-        content = "".join(delta.content for delta in deltas)
-        calls = _call_deltas(deltas)
-        choice.called = choice.called or bool(calls)
+    def _shown(self, choice: _ChatChoice) -> ChatDelta:
+        """Return what is held of an answer, as far as it is shown."""
+        held, choice.held = choice.held, PartsDelta()
         shown: ChatDelta = {}
-        if reasoning and self._call.include_reasoning:
-            shown = {"reasoning": reasoning, "reasoning_content": reasoning}
-        if content:
-            shown["content"] = content
-        if self._call.reply.boxes:
-            choice.content += content
-        if calls:
-            shown["tool_calls"] = calls
+        if held.reasoning and self._call.include_reasoning:
+            shown = {"reasoning": held.reasoning, "reasoning_content": held.reasoning}
+        if held.content:
+            shown["content"] = held.content
+        if held.calls:
+            shown["tool_calls"] = _call_deltas(held.calls)
         return shown
 
     def _chunk(self, index: int, delta: ChatDelta, usage: Usage) -> ChatChunk:
@@ -332,14 +319,14 @@ class ChatStream:
             "choices": [] if choice is None else [choice],
         }
         if usage is not None:
-            chunk["usage"] = usage_body(usage, self._reasoning_tokens)
+            chunk["usage"] = usage_body(usage, sum(reader.reasoning_tokens for reader in self.readers))
         return chunk
 
 
-def _call_deltas(deltas: Sequence[PartsDelta]) -> list[ToolCallDelta]:
+def _call_deltas(calls: Sequence[CallDelta]) -> list[ToolCallDelta]:
     """Return one entry for each call that has grown; a call's first entry has its id and name."""
     grown: dict[int, ToolCallDelta] = {}
-    for call in (call for delta in deltas for call in delta.calls):
+    for call in calls:
         entry = grown.setdefault(call.index, {"index": call.index, "function": {"arguments": ""}})
         if call.name is not None:
             entry.update({"id": _call_id(), "type": "function", "function": {"name": call.name, "arguments": ""}})

@@ -14,7 +14,7 @@ from tilewise.inputs.messages import parse_messages
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.request_builder import ChatPrompt
 from tilewise.inputs.templates import Ending
-from tilewise.outputs.parts import PartsRule, split_parts
+from tilewise.outputs.parts import AnswerParts, PartsRule
 from tilewise.server.bodies import ChatBody, CompletionBody, EncodeBody, TokenizeBody
 from tilewise.server.body import MAX_UNKNOWN, UnknownFields
 from tilewise.server.chat.tools import ToolUse, check_tool_types, read_tools
@@ -71,11 +71,9 @@ class ChatCall(GenerationCall):
         """Return what answers need of the call, once its request is made."""
         return replace(self, prompt=replace(self.prompt, messages=()))
 
-    def strict_pairs(self, answer: str) -> list[tuple[dict[str, Any], str]]:
+    def strict_pairs(self, parts: AnswerParts) -> list[tuple[dict[str, Any], str]]:
         """Return the schemas that a whole answer has to fulfil, each with the part of it that has to."""
-        if self.strict_schema is None and not self.strict_tools:
-            return []
-        parts, schemas = split_parts(answer, self.parts), self.strict_tools
+        schemas = self.strict_tools
         pairs = [(schemas[made.name], made.arguments) for made in parts.calls if made.name in schemas]
         if self.strict_schema is not None and not parts.calls:
             pairs.append((self.strict_schema, parts.content))

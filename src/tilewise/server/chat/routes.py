@@ -13,16 +13,17 @@ from starlette.responses import JSONResponse, Response
 from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
 from tilewise.inputs.prepared_schema import schema_faults
-from tilewise.server.answers import ChunkInterval, SchemaChecked, total_usage, usage_body
+from tilewise.outputs.parts import AnswerParts, AnswerReader
+from tilewise.server.answers import SchemaChecked, total_usage, usage_body
 from tilewise.server.bodies import NOT_IN_BATCHES, BatchedChatBody, ChatBody
-from tilewise.server.chat.answers import ChatChunk, ChatCompletion, ChatStream, ReasoningCount, chat_body
+from tilewise.server.chat.answers import ChatChunk, ChatCompletion, ChatStream, chat_body
 from tilewise.server.chat.call import ChatCall, chat_call
 from tilewise.server.completions.call import MAX_PROMPTS
 from tilewise.server.context import Context, context_of
 from tilewise.server.exchange import EventStream, Router, data_event, guarded
 from tilewise.server.openapi import GENERATION, Operation
 from tilewise.server.service import AnswerService
-from tilewise.types import CompletionOutput, Request, Usage
+from tilewise.types import Request, Usage
 
 router = Router()
 
@@ -50,12 +51,13 @@ async def chat_completions(raw: HttpRequest, body: dict[str, Any], ignored: Igno
         headers = context.load_report(raw, ignored)
         if call.reply.stream:
             return EventStream(guarded(_events(context, call, request), service), service, request.arrival, headers)
-        reasoning, group = ReasoningCount(call), service.group(request)
-        [output] = await service.whole([group], [reasoning.take])
-        answer = chat_body(call, output, reasoning.tokens)
+        readers = [AnswerReader(call.parts) for _ in range(call.sampling.n)]
+        [output] = await service.whole([service.group(request)], [readers])
+        answer = chat_body(call, output, readers)
         context.add_times(answer, output)
-        for choice, made in zip(answer["choices"], output.outputs, strict=True):
-            await check_schema(choice, call, made, service)
+        for choice, reader in zip(answer["choices"], readers, strict=True):
+            if choice["finish_reason"] != "length":  # else it was cut short, and no schema says how much of it is there
+                await check_schema(choice, call, reader.parts, service)
         context.log_answers(call.reply.id, output)
         return JSONResponse(answer, headers=headers)
 
@@ -74,12 +76,9 @@ async def prepared(raw: HttpRequest, call: ChatCall, name: str, ignored: Ignored
     return request
 
 
-async def check_schema(body: SchemaChecked, call: ChatCall, answer: CompletionOutput, service: AnswerService) -> None:
-    """Add to the body of an answer how that violates the schema of which `strict: true` was asked.
-
-    An answer that was cut short is not checked: it is not whole, as its finish_reason says.
-    """
-    pairs = call.strict_pairs(answer.text) if answer.finish_reason == "stop" else []
+async def check_schema(body: SchemaChecked, call: ChatCall, parts: AnswerParts, service: AnswerService) -> None:
+    """Add to the body of a whole answer how that violates the schema of which `strict: true` was asked."""
+    pairs = call.strict_pairs(parts)
     found = await service.prepare(lambda: schema_faults(pairs)) if pairs else []
     if faults := [fault for faults in found for fault in faults]:
         body["schema_errors"] = faults
@@ -87,13 +86,13 @@ async def check_schema(body: SchemaChecked, call: ChatCall, answer: CompletionOu
 
 async def _events(context: Context, call: ChatCall, request: Request) -> AsyncGenerator[bytes]:
     service = context.service
-    group, stream = service.group(request), ChatStream(call, request.prompt_ids)
-    interval = ChunkInterval(context.config.stream_interval)
+    group, stream = service.group(request), ChatStream(call, request.prompt_ids, context.config.stream_interval)
     async with aclosing(service.timed(service.pieces(group), request.arrival)) as steps:
         async for pieces in steps:
-            chunks = [chunk for piece in pieces for chunk in stream.take(interval.hold(piece), group.usage)]
-            for choice in (choice for chunk in chunks for choice in chunk["choices"] if choice["finish_reason"]):
-                await check_schema(choice, call, group.output().outputs[choice["index"]], service)
+            chunks = [chunk for piece in pieces for chunk in stream.take(piece, group.usage)]
+            for choice in (choice for chunk in chunks for choice in chunk["choices"]):
+                if choice["finish_reason"] not in (None, "length"):
+                    await check_schema(choice, call, stream.readers[choice["index"]].parts, service)
             yield b"".join(map(data_event, chunks))
     for chunk in stream.finish(output := group.output()):
         context.add_times(chunk, output)
@@ -127,15 +126,17 @@ async def batched_chat_completions(raw: HttpRequest, body: dict[str, Any], ignor
             for task in preparing:  # once one has failed, nobody wants the others
                 task.cancel()
         service.check_tokens(requests)
-        reasoning = [ReasoningCount(call) for call in calls]
-        outputs = await service.whole(map(service.group, requests), [count.take for count in reasoning])
-        for output in outputs:
+        readers = [[AnswerReader(call.parts)] for call in calls]
+        outputs = await service.whole(map(service.group, requests), readers)
+        answers = []
+        for call, output, one in zip(calls, outputs, readers, strict=True):
             context.log_answers(name, output)
-        answers = [chat_body(call, output) for call, output in zip(calls, outputs, strict=True)]
-        for call, output, answer in zip(calls, outputs, answers, strict=True):
-            await check_schema(answer["choices"][0], call, output.outputs[0], service)
+            answer = chat_body(call, output, one)
+            if answer["choices"][0]["finish_reason"] != "length":
+                await check_schema(answer["choices"][0], call, one[0].parts, service)
+            answers.append(answer)
         headers = context.load_report(raw, ignored)
-        tokens = sum(count.tokens for count in reasoning)
+        tokens = sum(one[0].reasoning_tokens for one in readers)
         return JSONResponse(_joined(answers, [output.usage for output in outputs], tokens), headers=headers)
 
 

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from tilewise.outputs.group import AnswerDelta
 from tilewise.server.answers import (
+    ChunkInterval,
     CompletionChunk,
     Finish,
     PromptScores,
@@ -133,8 +134,10 @@ def _scores(
 class _CompletionChoice:
     """One answer of a stream: how far its text has come, and what its tokens brought since its last chunk."""
 
+    interval: ChunkInterval
     offset: int = 0
     begun: bool = False
+    held: str = ""
     token_ids: list[int] = field(default_factory=list)
     scores: list[Scores | None] = field(default_factory=list)
 
@@ -142,12 +145,12 @@ class _CompletionChoice:
 class CompletionStream:
     """The chunks of the answers to several prompts, as they come; an echoed prompt stands before an answer's text."""
 
-    def __init__(self, call: CompletionCall, requests: Sequence[Request], decode: Decode) -> None:
+    def __init__(self, call: CompletionCall, requests: Sequence[Request], decode: Decode, interval: int = 1) -> None:
         self._call = call
         self._requests = requests
         self._decode = decode
         self._tokens = [0] * len(requests)
-        self._choices = [_CompletionChoice() for _ in range(len(requests) * call.sampling.n)]
+        self._choices = [_CompletionChoice(ChunkInterval(interval)) for _ in range(len(requests) * call.sampling.n)]
 
     def take(self, prompt: int, piece: AnswerDelta, usage: Usage) -> list[TextChunk]:
         """Return the chunks of a piece of an answer to prompt number `prompt`, whose tokens `usage` counts.
@@ -161,11 +164,14 @@ class CompletionStream:
         if not only:
             choice.token_ids.append(piece.token_id)
             choice.scores += [piece.scores] if piece.scores is not None else []
-        text = "" if only else piece.text
+        choice.held += "" if only else piece.text
+        ended = piece.finish_reason is not None
+        text = choice.held
         if self._call.echo and not choice.begun:
             text = _echoed(request.prompt, request.prompt_ids, self._decode) + text
-        if not text and piece.finish_reason is None:
+        if not (choice.interval.is_due(ended) and (text or ended)):
             return []
+        choice.held = ""
         body = self._choice(index, text)
         if piece.finish_reason is not None:
             body["finish_reason"] = _finish_reason(self._call, piece.finish_reason)

@@ -12,7 +12,6 @@ from starlette.responses import JSONResponse, Response
 
 from tilewise.errors import InvalidRequest
 from tilewise.ignored import Ignored
-from tilewise.server.answers import ChunkInterval
 from tilewise.server.bodies import ChatBody, CompletionBody
 from tilewise.server.chat.answers import ChatChunk, ChatCompletion
 from tilewise.server.chat.routes import chat_completions
@@ -61,13 +60,11 @@ async def completions(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) 
 async def _events(context: Context, call: CompletionCall, requests: Sequence[Request]) -> AsyncGenerator[bytes]:
     service = context.service
     groups = [service.group(request) for request in requests]
-    stream = CompletionStream(call, requests, _decode_of(context))
-    intervals = [ChunkInterval(context.config.stream_interval) for _ in groups]
+    stream = CompletionStream(call, requests, _decode_of(context), context.config.stream_interval)
     pieces_of_all = merged([service.pieces(group) for group in groups])
     async with aclosing(service.timed(pieces_of_all, requests[0].arrival)) as steps:
         async for number, pieces in steps:
-            usage, interval = groups[number].usage, intervals[number]
-            chunks = [chunk for piece in pieces for chunk in stream.take(number, interval.hold(piece), usage)]
+            chunks = [chunk for piece in pieces for chunk in stream.take(number, piece, groups[number].usage)]
             yield b"".join(map(data_event, chunks))
     for chunk in stream.finish([group.usage for group in groups]):
         context.add_times(chunk, *(group.output() for group in groups))

@@ -76,7 +76,8 @@ class ResponseRun:
 
     def __init__(self, context: Context, call: ResponseCall, request: Request, stored: StoredResponse | None) -> None:
         self._context, self._call, self._request, self._stored = context, call, request, stored
-        self._stream, self._group = ResponseStream(call), context.service.group(request)
+        interval = context.config.stream_interval if call.chat.reply.stream else 1
+        self._stream, self._group = ResponseStream(call, interval), context.service.group(request)
 
     async def whole(self) -> ResponseObject:
         with self._kept():
@@ -134,8 +135,7 @@ class ResponseRun:
             async for pieces in steps:
                 events = [event for piece in pieces for event in self._stream.take(piece, self._group.usage)]
                 if self._stream.response["status"] == "completed":
-                    answer = self._group.output().outputs[0]
-                    await check_schema(self._stream.response, self._call.chat, answer, service)
+                    await check_schema(self._stream.response, self._call.chat, self._stream.reader.parts, service)
                 yield events
         output, response = self._group.output(), self._stream.response
         if self._call.raw_messages:

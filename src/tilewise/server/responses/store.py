@@ -135,7 +135,7 @@ class ResponseStore:
     def cancel(self, scope: str, name: str) -> StoredResponse:
         """End the work on a response. Raises UnknownResponse, or InvalidRequest where there is none to end."""
         stored = self.find(scope, name)
-        if not stored.running or stored.task is None:
+        if not (stored.running and stored.call.background):
             raise InvalidRequest(f"Cannot cancel a synchronous response. {name[:140]} is {stored.response['status']}.")
         self.end(stored, response_object(stored.call, "cancelled", []))
         if stored.task is not None:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from tilewise.outputs.group import AnswerDelta
-from tilewise.outputs.parts import PartsDelta, PartsSplitter
-from tilewise.server.answers import ChosenScore, chat_scores, checked_reason
+from tilewise.outputs.parts import AnswerReader, PartsDelta
+from tilewise.server.answers import ChosenScore, ChunkInterval, chat_scores, checked_reason
 from tilewise.server.problems import Problem
 from tilewise.server.responses.call import ResponseCall
 from tilewise.server.responses.items import (
@@ -34,13 +34,14 @@ class ResponseStream:
     A response that is not streamed is what the last event holds: take all pieces, and ask for `response`.
     """
 
-    def __init__(self, call: ResponseCall) -> None:
+    def __init__(self, call: ResponseCall, interval: int = 1) -> None:
+        """Events of deltas come every `interval` tokens."""
         self._call = call
-        self._splitter = PartsSplitter(call.chat.parts)
+        self.reader = AnswerReader(call.chat.parts)
+        self._interval, self._held = ChunkInterval(interval), PartsDelta()
         self._done: list[OutputItem] = []
         self._open: OpenItem | None = None
         self._numbers = itertools.count()
-        self._reasoning_tokens = 0
         self._logprobs: list[ChosenScore] = []
         self.response: ResponseObject = response_object(call, "in_progress", [])
         """The response object: in progress, and whole behind the last piece."""
@@ -53,11 +54,12 @@ class ResponseStream:
         """Return the events that a token gives. Raises BrokenAnswer."""
         reason = checked_reason(piece.finish_reason)
         self._score(piece)
-        delta = self._splitter.add(piece.text)
-        self._reasoning_tokens += self._splitter.in_reasoning
-        events = list(self._grow(delta))
+        self._held += self.reader.add(piece.text, reason is not None)
+        if not self._interval.is_due(reason is not None):
+            return []
+        held, self._held = self._held, PartsDelta()
+        events = list(self._grow(held))
         if reason is not None:
-            events += self._grow(self._splitter.finish())
             events += self._end("incomplete" if reason == "length" else "completed", usage)
         return self._numbered(events)
 
@@ -70,10 +72,14 @@ class ResponseStream:
     def _score(self, piece: AnswerDelta) -> None:
         top = self._call.chat.sampling.scored_tokens
         if piece.scores is not None and top is not None:
-            self._logprobs += chat_scores([piece.scores], [piece.token_id], top, as_ids=False)
+            as_ids = self._call.chat.reply.tokens_as_ids
+            self._logprobs += chat_scores([piece.scores], [piece.token_id], top, as_ids)
 
     def _grow(self, delta: PartsDelta) -> Iterator[UnnumberedEvent]:
-        if delta.reasoning and self._call.chat.include_reasoning:
+        if not self._call.chat.include_reasoning:
+            if self.reader.in_reasoning:
+                self._logprobs.clear()  # what is hidden is not told by its tokens either
+        elif delta.reasoning:
             yield from self._item(OpenReasoning)
             yield from self._deltas(delta.reasoning)
         if delta.content:
@@ -110,7 +116,7 @@ class ResponseStream:
         if self._open is None and not self._done:  # an answer of nothing is an empty text
             yield from self._item(OpenText)
         yield from self._close(status)
-        counts = response_usage(usage, self._reasoning_tokens)
+        counts = response_usage(usage, self.reader.reasoning_tokens)
         self.response = response_object(self._call, status, self._done, counts)
         kind: EventType = "response.completed" if status == "completed" else "response.incomplete"
         yield {"type": kind, "response": self.response}
