@@ -81,6 +81,7 @@ def test_what_is_meant(options, lookup, method):
         ({"num_speculative_token": 3}, "Did you mean num_speculative_tokens?"),
         ({"num_speculative_tokens": 3, "method": "ngrams"}, "Did you mean ngram?"),
         ({"num_speculative_tokens": 3, "method": "draft_model"}, "needs a model"),
+        ({"num_speculative_tokens": 3, "model": 5}, "speculative_config: model must be a text, got 5"),
         ({"num_speculative_tokens": 3, "method": "ngram", "model": "a/b"}, "model has no use with method ngram"),
         ({"num_speculative_tokens": 3, "model": "a/b", "prompt_lookup_max": 3}, "prompt_lookup_max has no use"),
         ({"num_speculative_tokens": 3, "prompt_lookup_max": 2, "prompt_lookup_min": 3}, "=3 is above"),

@@ -66,6 +66,19 @@ def test_a_file_is_a_picture_or_a_video_by_what_is_in_it(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("https://a/clip.mp4", "video_url"),
+        ("https://a/clip.MP4?token=x.png", "video_url"),
+        ("https://a/b.gif", "image_url"),
+        ("https://a/b?name=clip.mp4", "image_url"),
+    ],
+)
+def test_an_address_is_a_picture_or_a_video_by_its_path(url: str, kind: str):
+    assert media_part(url, EngineConfig())["type"] == kind
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (("a.png",), "a.png is a file, and no question: put one behind it"),

@@ -22,6 +22,16 @@ def test_an_unknown_tile_leaves_the_request_waiting():
     assert b"no router" not in scores
 
 
+def test_a_score_that_is_asked_for_outlives_others(monkeypatch):
+    """Its tile may have a page, and is not encoded and scored again as long as that is so."""
+    monkeypatch.setattr(tiles_module, "_REMEMBERED", 2)
+    scores = TileScores()
+    for n in range(4):
+        scores.learn([EncodedTile(bytes([n]), n / 8)])
+        assert scores.of([b"\0"]) == [0.0]
+    assert [bytes([n]) in scores for n in range(4)] == [True, False, False, True]
+
+
 def test_the_oldest_scores_are_forgotten(monkeypatch):
     monkeypatch.setattr(tiles_module, "_REMEMBERED", 2)
     scores = TileScores()

@@ -12,9 +12,11 @@ import pytest
 
 from tests.tiny import SPECS, write_original
 from tilewise import LLM, AsyncEngineArgs, AsyncLLM, EngineArgs, LLMEngine, SamplingParams
-from tilewise.errors import EngineDead, InvalidConfig, InvalidField, InvalidRequest, UnknownOption
+from tilewise.engine.core import EngineCore
+from tilewise.errors import EngineDead, InvalidConfig, InvalidField, InvalidRequest, TooLong, UnknownOption
 from tilewise.remote.engine import Item, Stream
 from tilewise.sampling_params import RequestOutputKind
+from tilewise.types import Request
 
 OPTIONS = {"max_model_len": 512, "dtype": "float32"}
 FREE = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
@@ -241,3 +243,28 @@ def test_an_engine_that_is_stepped(folder, expected):
     assert [result.outputs[0].token_ids for result in results if result.request_id == "a"][-1] == expected.token_ids
     assert not engine.llm._core.has_unfinished
     assert engine.step() == []
+
+
+def test_a_request_that_is_refused_ends_alone(folder, monkeypatch):
+    """A program that goes on until nothing is unfinished comes to an end, with all that the others have said."""
+    submit = EngineCore.submit
+
+    def submit_short(core: EngineCore, request: Request) -> None:
+        if len(request.prompt_ids) > 200:
+            raise TooLong("too long", prompt_tokens=len(request.prompt_ids), limit=200)
+        submit(core, request)
+
+    monkeypatch.setattr(EngineCore, "submit", submit_short)
+    with LLM(str(folder), **OPTIONS) as llm:
+        engine = LLMEngine(llm)
+        engine.add_request("small", {"prompt_token_ids": [40, 41]}, SamplingParams(max_tokens=3, ignore_eos=True))
+        engine.add_request("large", {"prompt_token_ids": [40] * 300}, FREE)
+        results, refusals = [], []
+        while engine.has_unfinished_requests():
+            try:
+                results += engine.step()
+            except TooLong as refusal:
+                refusals.append(refusal)
+    assert len(refusals) == 1
+    assert results[-1].finished
+    assert len(results[-1].outputs[0].token_ids) == 3

@@ -370,7 +370,8 @@ def test_priorities_are_taken_where_they_count(folder, llm):
     with LLM(str(folder), max_model_len=64, dtype="float32", scheduling_policy="priority") as other:
         outputs = other.generate(["the hen", "a hen"], GREEDY, priority=[1, 0])
     assert [output.finished for output in outputs] == [True, True]
-    for priority, message in (([1, 0], "no effect under"), ([1], "a list of 2"), (["a", 0], "whole numbers")):
+    no_list = "priority must be a list of 2 whole numbers"
+    for priority, message in (([1, 0], "no effect under"), ([1], no_list), (["a", 0], no_list), (1.5, no_list)):
         with pytest.raises(InvalidRequest, match=message):
             llm.generate(["the hen", "a hen"], GREEDY, priority=priority)
 

@@ -103,6 +103,16 @@ def test_what_ascend_cannot_be_told_is_refused(given: object, said: str):
         EngineConfig.of(additional_config=given)
 
 
+@pytest.mark.parametrize("options", [5, [1], "num_frames"])
+def test_media_options_that_are_no_object(options: object):
+    with pytest.raises(InvalidConfig, match="media_io_kwargs: video must be an object, got"):
+        EngineConfig.of(media_io_kwargs={"video": options})
+
+
+def test_media_options_that_are_null():
+    assert EngineConfig.of(media_io_kwargs={"video": None}) == EngineConfig()
+
+
 def test_keys_that_nobody_knows_are_named_whatever_they_are():
     found = translate({"additional_config": {1: 2}}, (), SERVER)
     assert found.warnings == ["additional_config: '1' is not known and has no effect."]

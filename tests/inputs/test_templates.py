@@ -441,6 +441,17 @@ ASKED = [
 ]
 
 
+@pytest.mark.parametrize("kinds", [["array"] * 20, ["array", "object", *"abcdefghij"]])
+def test_types_that_multiply_are_written_once_each(kinds):
+    """Twenty types at each of ten levels are one and a half levels of work each, not twenty to the tenth."""
+    schema = {"type": "string"}
+    for _ in range(10):
+        schema = {"type": kinds, "items": schema, "properties": {"a": schema}}
+    tool = json.dumps({"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": schema}}}})
+    prompt = to_string(TEMPLATES["internvl3_5_gpt_oss"].render(ASKED, tools=[tool]))
+    assert prompt.count("a?: ") <= 2**10
+
+
 def test_tools_of_gpt_oss():
     """The form of openai/harmony, `docs/format.md`."""
     prompt = to_string(TEMPLATES["internvl3_5_gpt_oss"].render(ASKED, tools=[NOW, WEATHER]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import re
@@ -20,6 +21,7 @@ from tilewise.config import EngineConfig
 from tilewise.errors import EngineDead, InvalidConfig, TooLong
 from tilewise.remote import process
 from tilewise.remote import supervisor as supervisor_module
+from tilewise.remote.engine import EngineProcess
 from tilewise.remote.supervisor import RestartRule, Supervisor
 from tilewise.remote.wire import Launch
 from tilewise.sampling_params import StructuredOutputsParams
@@ -218,6 +220,29 @@ def test_an_engine_that_is_killed_ends_its_streams_and_comes_back(beside, monkey
     assert len(answers[0]) == 2
     assert restarts == 1
     assert "ended by signal 9; 1 requests are lost" in caplog.text
+
+
+def test_an_engine_whose_process_cannot_be_started_is_tried_again(beside, monkeypatch, caplog):
+    """Whatever ended it may leave no memory for another, for a while."""
+    monkeypatch.setattr(supervisor_module, "_FIRST_PAUSE", 0.1)
+    refusals = iter([OSError(errno.ENOMEM, "Cannot allocate memory")])
+
+    def start(*arguments):
+        for refusal in refusals:
+            raise refusal
+        return EngineProcess(*arguments)
+
+    async def work(engine):
+        monkeypatch.setattr(supervisor_module, "EngineProcess", start)
+        os.kill(engine.pid, signal.SIGKILL)
+        while engine.state == "ready":
+            await asyncio.sleep(0.02)
+        while engine.state != "ready":
+            await asyncio.sleep(0.05)
+        return await ask(engine, prompt("a", 1, 5, max_tokens=2))
+
+    assert len(beside(work)[0]) == 2
+    assert "The engine's process cannot be started: [Errno 12] Cannot allocate memory" in caplog.text
 
 
 def test_an_engine_that_dies_too_often_is_given_up(folder, monkeypatch):

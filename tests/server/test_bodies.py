@@ -1,5 +1,8 @@
 """The fields of bodies: complete, true to their types, and the only say in what is refused."""
 
+from typing import Any
+
+import pydantic
 import pytest
 
 from tests.server.asking import QUESTION, SERVED
@@ -7,9 +10,10 @@ from tests.server.foreign_fields import OTHERS, VLLM
 from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
 from tilewise.server.bodies import BODIES, ChatBody, CompletionBody, EncodeBody, ResponsesBody, TokenizeBody
-from tilewise.server.body import fields_of
+from tilewise.server.body import UnknownFields, fields_of
 from tilewise.server.chat.call import chat_call
 from tilewise.server.completions.call import completion_call
+from tilewise.server.problems import Problem
 from tilewise.server.responses.call import response_call
 from tilewise.server.tokenize import tokenize_call
 
@@ -81,3 +85,24 @@ def test_an_unknown_field_is_refused_with_the_nearest(name, near):
 def test_true_is_not_one_among_harmless_values():
     with pytest.raises(InvalidField, match="best_of"):
         completion_call({"prompt": "a", "best_of": True}, SERVED, Ignored())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"prompt": [1.5] * 10_000},
+        {"prompt": [[1.5] * 10_000] * 3},
+        {"stop": [None, 5] * 10_000},
+        {"bad_words": [{}] * 10_000},
+        {"logit_bias": {str(number): "a" for number in range(10_000)}},
+        {"structured_outputs": {"choice": [1] * 10_000}},
+    ],
+)
+def test_one_wrong_item_of_many_is_told(wrong: dict[str, Any]):
+    """pydantic would make an error of each, a few times over: seconds and gigabytes for a body of megabytes."""
+    with pytest.raises(pydantic.ValidationError) as caught:
+        CompletionBody.read({"prompt": "a", **wrong}, UnknownFields(Ignored()))
+    assert caught.value.error_count() <= 6
+    problem = Problem.of(caught.value)
+    assert problem.param.startswith(next(iter(wrong)))
+    assert len(problem.message) < 300

@@ -36,6 +36,7 @@ def read(*words: str) -> CommandLine:
         ("-O2", {"optimization_level": "2"}),
         ("-O 3", {"optimization_level": "3"}),
         ("--max-logprobs -1", {"max_logprobs": -1}),
+        ("--shutdown-timeout .5", {"shutdown_timeout": 0.5}),
         ("--max-num-batched-tokens 16K", {"max_num_batched_tokens": 16384}),
         ("--max-model-len 25.6k", {"max_model_len": 25600}),
         ("--max-model-len 1M", {"max_model_len": 2**20}),
@@ -110,6 +111,12 @@ def test_the_four_forms_of_limits(text, limits):
     assert counts == limits
     sized = [kind for kind, limit in found.items() if isinstance(limit, dict) and len(limit) > 1]
     assert ["of video are for engines that profile" in line for line in lines] == [True] * len(sized)
+
+
+def test_a_text_may_begin_with_a_dash_and_a_number_with_a_point():
+    line = read("a.png", "- what is it?", "--served-model-name", "- x y", "b", "-.5")
+    assert line.values == {"served_model_name": ("- x y", "b", "-.5")}
+    assert line.positional == ["a.png", "- what is it?"]
 
 
 def test_words_that_are_no_flags_may_stand_anywhere():

@@ -2,7 +2,11 @@
 
 import base64
 import errno
+import os
+import resource
 import socket
+from contextlib import ExitStack
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,6 +25,16 @@ CLOSED = MediaAccess()
 def test_fetch(base, server):
     assert OPEN.fetch(f"{base}/picture") == BODY
     assert server.seen == [("/picture", base.removeprefix("http://"), "identity")]
+
+
+def test_beside_more_open_files_than_select_knows(base, server):
+    """A server with a thousand connections still fetches: select() takes no descriptor above 1023."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    with ExitStack() as files:
+        while files.enter_context(Path(os.devnull).open()).fileno() < 1024:
+            pass
+        assert OPEN.fetch(f"{base}/picture") == BODY
 
 
 def test_query_is_sent_and_fragment_is_not(base, server):

@@ -11,7 +11,8 @@ from PIL import Image
 
 from tests.inputs import pictures
 from tilewise.errors import InvalidMedia
-from tilewise.inputs.media.file_kind import is_heic, kind_of
+from tilewise.inputs.media import file_kind
+from tilewise.inputs.media.file_kind import ends_early, is_heic, kind_of
 from tilewise.inputs.media.images import ImageLimits, open_image, to_rgb
 from tilewise.inputs.media.limits import MediaBudget, MediaLimits
 from tilewise.inputs.media.reader import MediaReader
@@ -94,6 +95,22 @@ def test_a_box_that_is_longer_than_any_file():
     head = b"\0\0\0\x1cftypisom\0\0\2\0isomiso1mp41"
     with pytest.raises(InvalidMedia, match="that is damaged or cut off"):
         read_video(head + b"\0\0\0\1free" + b"\xff" * 8)
+
+
+class Counted(io.BytesIO):
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        return super().read(size)
+
+
+def test_a_gif_of_blocks_without_end_is_not_followed_to_its_end():
+    """A block may be of one byte: a file of megabytes has millions, each of them a read."""
+    blocks = 2 * file_kind._MOST_STEPS
+    file = Counted(b"GIF89a" + b"\0" * 7 + b"!\xfe" + b"\1a" * blocks + b"\0;")
+    assert not ends_early(file)
+    assert file.reads < blocks
 
 
 @pytest.mark.parametrize("data", [b"\0" * 100, b"\x89PN", bytes(range(256))])

@@ -75,6 +75,18 @@ def test_what_is_kept_for_later_makes_room_and_what_is_in_use_does_not(store):
     assert (in_use.pixels == 0).all()
 
 
+def test_a_request_that_has_to_wait_does_not_empty_the_cache(store):
+    """What the cache forgets is in use here, so that nothing comes of it: one is given up, and the others stay."""
+    kept = [store.put(tile(number), cell) for number, cell in enumerate(store.reserve(6, BUDGET))]
+    in_use = list(kept)
+    store.make_room = lambda: bool(kept and (kept.pop(0), True))
+    assert store.reserve_now(3) is None
+    assert len(kept) == 5
+    in_use.clear()
+    assert len(store.reserve(3, BUDGET)) == 3
+    assert len(kept) == 3
+
+
 def test_whoever_waits_gets_cells_in_the_order_of_asking_and_not_if_they_have_left(store):
     held = store.reserve(6, BUDGET)
     order, leaves = [], MediaBudget()
