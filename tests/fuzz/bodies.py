@@ -25,6 +25,8 @@ from tilewise.inputs.model_inputs import ModelInputs
 from tilewise.jobs.input import Fault, InputLine, Task, read_task
 from tilewise.jobs.output import BatchResult
 from tilewise.remote.wire import framed
+from tilewise.server.anthropic.body import AnthropicTool, CountTokensBody, MessagesBody
+from tilewise.server.anthropic.call import count_call, messages_call
 from tilewise.server.bodies import (
     BatchedChatBody,
     ChatBody,
@@ -247,6 +249,64 @@ def responses_body(body: dict[str, Any]) -> None:
             framed(call.chat.request(preparer(), reader()))
 
     _answered(body, work)
+
+
+_SOURCES = st.one_of(
+    st.fixed_dictionaries({"type": st.just("url"), "url": _URLS | JSON}),
+    st.fixed_dictionaries({"type": st.just("base64"), "media_type": WORDS, "data": WORDS | JSON}),
+    st.fixed_dictionaries({"type": st.just("text"), "data": _TEXTS}),
+    JSON,
+)
+_SHOWN = st.one_of(
+    st.fixed_dictionaries({"type": st.just("text"), "text": _TEXTS | JSON}),
+    st.fixed_dictionaries({"type": st.sampled_from(["image", "document"]), "source": _SOURCES}),
+    JSON,
+)
+_BLOCKS = st.one_of(
+    _SHOWN,
+    st.fixed_dictionaries(
+        {"type": st.just("tool_result"), "tool_use_id": WORDS | JSON},
+        optional={"content": st.lists(_SHOWN, max_size=2) | JSON},
+    ),
+    st.fixed_dictionaries({"type": st.just("tool_use"), "id": WORDS, "name": WORDS | JSON, "input": JSON}),
+    st.fixed_dictionaries({"type": st.sampled_from(["thinking", "redacted_thinking", "search_result"])}),
+)
+_TURNS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "role": st.sampled_from(["user", "user", "assistant", "system"]) | JSON,
+            "content": _TEXTS | st.lists(_BLOCKS, max_size=4) | JSON,
+        }
+    )
+    | JSON,
+    max_size=4,
+)
+
+
+def _of_anthropic(kind: type[Body]) -> SearchStrategy[dict[str, Any]]:
+    tools = st.lists(values_of(AnthropicTool) | JSON, max_size=2)
+    shapes = {"messages": _TURNS, "system": _TEXTS | st.lists(_SHOWN, max_size=2), "tools": tools}
+    optional = {name: st.just(None) | values for name, values in shapes.items() if name != "messages"}
+    shaped = st.fixed_dictionaries({"messages": _TURNS}, optional=optional)
+    return st.builds(lambda body, more: {**body, **more}, bodies_of(kind), shaped)
+
+
+@of_values(_of_anthropic(MessagesBody).map(lambda body: {"max_tokens": 9, **body}))
+def messages_body(body: dict[str, Any]) -> None:
+    """A body of the Messages API becomes a request, or an answer of 4xx."""
+
+    def work(read: dict[str, Any], ignored: Ignored) -> None:
+        call = messages_call(read, SERVED, ignored)
+        if call.sampling.structured_outputs is None:
+            framed(call.request(preparer(), reader()))
+
+    _answered(body, work)
+
+
+@of_values(_of_anthropic(CountTokensBody))
+def count_tokens_body(body: dict[str, Any]) -> None:
+    """A body of the Messages API is counted, or answered with 4xx."""
+    _answered(body, lambda read, ignored: count_call(read, SERVED, ignored).request(preparer(), reader()))
 
 
 @of_values(bodies_of(TokenizeBody, "messages") | bodies_of(TokenizeBody, "prompt"))

@@ -321,7 +321,7 @@ SERVER: tuple[ForeignOption, ...] = (
            switch="log_error_stack"),
     *taken("built in", f"{_NOT_SPOKEN}, and nothing of Cohere's", text="cohere_format",
            switch="cohere_is_reasoning_model"),
-    *taken("built in", f"{_NOT_SPOKEN}, and nothing of Anthropic's", text="anthropic_disabled_thinking_effort"),
+    *taken("built in", "thinking that a Messages body disables is off", text="anthropic_disabled_thinking_effort"),
     *taken("built in", "models answer; there is no ranking", switch="enable_flash_late_interaction"),
     ForeignOption("fingerprint_mode", Literal["full", "hash", "none", "custom"], "built in",
             "system_fingerprint is null"),

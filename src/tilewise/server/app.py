@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from tilewise.environment import Environment
 from tilewise.server import information, tokenize
+from tilewise.server.anthropic import routes as anthropic
 from tilewise.server.chat import routes as chat
 from tilewise.server.completions import routes as completions
 from tilewise.server.config import ServerConfig
@@ -28,7 +29,7 @@ from tilewise.server.responses import routes as responses
 from tilewise.server.tracing import TraceContext
 
 logger = logging.getLogger("tilewise")
-ROUTERS = (chat.router, completions.router, responses.router, tokenize.router, information.router)
+ROUTERS = (*(chat.router, completions.router, responses.router, anthropic.router, tokenize.router, information.router),)
 """The routes of every server of a model."""
 
 UI_PATH = "/ui"

@@ -89,7 +89,8 @@ class Context:
 
     def scope(self, raw: HttpRequest, salt: str | None) -> str:
         """Return whose request this is, as far as one can tell: a digest of its key, if there are keys, and salt."""
-        key = raw.headers.get("authorization", "") if self.config.api_key else ""
+        headers = raw.headers
+        key = headers.get("authorization") or headers.get("x-api-key", "") if self.config.api_key else ""
         return hashlib.sha256(f"{key}\0{salt or ''}".encode()).hexdigest()
 
     def load_report(self, raw: HttpRequest, ignored: Ignored) -> dict[str, str]:

@@ -94,7 +94,7 @@ async def exchange(raw: Request, work: Work) -> Response:
     except (ClientLeft, ClientDisconnect):  # the latter, before the body had come
         return Response(status_code=_CLIENT_LEFT)
     except Exception as error:  # of whatever kind: a client gets the API's error body, and the log the rest
-        response = refusal(error, service)
+        response = refusal(error, service, raw.url.path)
     if ignored:
         response.headers[IGNORED_HEADER] = ignored_header(ignored.names)
         service.note_ignored(ignored, raw.url.path)
@@ -115,14 +115,14 @@ def ignored_header(names: Sequence[str]) -> str:
     return ", ".join(shown)
 
 
-def refusal(error: Exception, service: AnswerService) -> Response:
-    """Return the API's error body for an error; one that is nobody's fault but ours is logged as a whole."""
+def refusal(error: Exception, service: AnswerService, path: str = "") -> Response:
+    """Return the error body of a path's API for an error; one that is nobody's fault but ours is logged as a whole."""
     headers = {}
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(_RETRY_AFTER)
     elif isinstance(error, EngineDead):
         headers["Retry-After"] = str(service.engine.retry_after)
-    return problem_of(error).response(headers)
+    return problem_of(error).response(headers, path)
 
 
 Result = TypeVar("Result")
@@ -235,7 +235,7 @@ def data_event(body: Mapping[str, Any]) -> bytes:
 
 
 def named_event(body: Mapping[str, Any]) -> bytes:
-    """Return an event of the Responses API, whose type is also its name."""
+    """Return an event whose type is also its name, as the Responses API and Anthropic's have them."""
     return f"event: {body['type']}\ndata: {_json(body)}\n\n".encode()
 
 

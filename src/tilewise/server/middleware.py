@@ -246,6 +246,8 @@ class RequestGuard:
         Digests are compared, with all keys whatever matches, so that the time it takes says nothing about them.
         """
         scheme, _, key = headers.get("authorization", "").partition(" ")
+        if not scheme and (key := headers.get("x-api-key", "")):  # as clients of Anthropic's API send it
+            scheme = "bearer"
         given = _digest(key.strip().encode("latin-1", "replace"))
         matches = [hmac.compare_digest(given, digest) for digest in self._digests]
         return any(matches) and scheme.lower() == "bearer"

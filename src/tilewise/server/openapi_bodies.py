@@ -92,6 +92,34 @@ _MESSAGE: Schema = {
     "description": "Keys that are not known are taken, and named in the header x-tilewise-ignored.",
 }
 _MESSAGES = {**_list(_MESSAGE), "minItems": 1}
+_DATA = _object(["type", "media_type", "data"], type=_kind("base64"), media_type=_TEXT,
+                data={"type": "string", "contentEncoding": "base64"})  # fmt: skip
+_TEXT_BLOCK = _object(["type", "text"], type=_kind("text"), text=_TEXT, cache_control={}, citations={})
+_IMAGE_BLOCK = _object(["type", "source"], type=_kind("image"),
+                       source=_any(_DATA, _object(["type", "url"], type=_kind("url"), url=_URL)))  # fmt: skip
+_DOCUMENT_BLOCK = _object(["type", "source"], type=_kind("document"),
+                          source=_object(["type", "data"], type=_kind("text"), data=_TEXT))  # fmt: skip
+_SHOWN_BLOCK = _any(_TEXT_BLOCK, _IMAGE_BLOCK, _DOCUMENT_BLOCK)
+_RESULT_BLOCK = _object(["type", "tool_use_id"], type=_kind("tool_result"), tool_use_id=_TEXT, is_error={},
+                        content=_any(_TEXT, _list(_SHOWN_BLOCK), _NULL))  # fmt: skip
+_CALL_BLOCK = _object(["type", "id", "name", "input"], type=_kind("tool_use"), id=_TEXT, name=_NAME,
+                      input={"type": "object"})  # fmt: skip
+_THOUGHT_BLOCK = _object(["type"], type=_kind("thinking", "redacted_thinking"))
+
+
+def _turn(role: str, *blocks: Schema) -> Schema:
+    return _object(["role", "content"], role=_kind(role), content=_any(_TEXT, _list(_any(*blocks))))
+
+
+_TURNS = {
+    **_list(
+        _any(
+            _turn("user", _TEXT_BLOCK, _IMAGE_BLOCK, _DOCUMENT_BLOCK, _RESULT_BLOCK),
+            _turn("assistant", _TEXT_BLOCK, _THOUGHT_BLOCK, _CALL_BLOCK),
+        )
+    ),
+    "minItems": 1,
+}
 _ITEM = _any(
     {**_MESSAGE, "properties": {**_MESSAGE["properties"], "type": _kind("message", None), "id": {}, "status": {}}},
     _object(["type", "name"], type=_kind("function_call"), call_id=_ID, name=_NAME, arguments=_ARGUMENTS),
@@ -142,6 +170,13 @@ ENCODE_SHAPES: dict[str, Schema] = {
 """Schemas of the fields of a body of /v1/encode that are read by hand."""
 RESPONSE_SHAPES: dict[str, Schema] = {"input": _INPUT, **_KWARGS}
 """Schemas of the fields of a Responses body that are read by hand."""
+ANTHROPIC_SHAPES: dict[str, Schema] = {
+    "messages": _TURNS,
+    "system": _any(_TEXT, _list(_TEXT_BLOCK), _NULL),
+    "chat_template_kwargs": CHAT_SHAPES["chat_template_kwargs"],
+    **_KWARGS,
+}
+"""Schemas of the fields of a Messages body that are read by hand."""
 
 RED_CIRCLE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAHAAAABwAQMAAAD8LmYIAAAABlBMVEX/////AADrWueTAAAAxUlEQVR42u2TMQ6CQBBF3w4k"
@@ -215,6 +250,33 @@ RESPONSES: dict[str, dict[str, Any]] = {
         "stream": True,
     },
 }
+_SYSTEM = "You answer with one word."
+ANTHROPIC: dict[str, dict[str, Any]] = {
+    "a picture": {
+        "system": _SYSTEM,
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {
+                        "type": "image",
+                        "source": {"type": "base64", "media_type": "image/png", "data": RED_CIRCLE.partition(",")[2]},
+                    },
+                    {"type": "text", "text": "What color is the circle?"},
+                ],
+            }
+        ],
+        "max_tokens": 16,
+        "stream": True,
+    },
+    "a function": {
+        "messages": [_QUESTION],
+        "max_tokens": 64,
+        "tools": [{"name": "paint", "description": "Paint in a color.", "input_schema": _PARAMETERS}],
+        "tool_choice": {"type": "tool", "name": "paint"},
+    },
+}
+COUNT_TOKENS: dict[str, dict[str, Any]] = {"a question": {"system": _SYSTEM, "messages": [_QUESTION]}}
 TOKENIZE: dict[str, dict[str, Any]] = {
     "a text": {"prompt": "red circle", "return_token_strs": True},
     "a conversation": {"messages": [_PICTURE]},

@@ -8,7 +8,7 @@ import reprlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal, NotRequired
 
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
@@ -28,6 +28,14 @@ _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 80
 _BRANCHES = ("str", "int", "float", "bool")
 """Branches of unions that pydantic names in an error's place, as it does classes, lists and literals."""
 _TYPES = {400: "BadRequestError", 404: "NotFoundError", 501: "NotImplementedError", 503: "ServiceUnavailableError"}
+_ANTHROPIC_TYPES = {
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+_ANTHROPIC_PATHS = ("/v1/messages/", "/v1/messages/count_tokens/")
 
 
 class ErrorObject(TypedDict):
@@ -41,6 +49,8 @@ class ErrorBody(TypedDict):
     """An error, with the value, the limit and the remedy."""
 
     error: ErrorObject
+    type: NotRequired[Literal["error"]]
+    """Present on the routes of Anthropic's API."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +79,16 @@ class Problem:
         message = _ADDRESS.sub("", self.message)
         return {"error": {"message": message, "type": kind, "param": self.param, "code": self.status}}
 
-    def response(self, headers: Mapping[str, str] | None = None) -> Response:
-        return JSONResponse(self.body, self.status, headers)
+    @property
+    def anthropic_body(self) -> ErrorBody:
+        """The body with a type of Anthropic's API, by which its clients tell errors apart."""
+        kind = _ANTHROPIC_TYPES.get(self.status, "api_error" if self.status >= 500 else "invalid_request_error")
+        return {"type": "error", "error": {**self.body["error"], "type": kind}}
+
+    def response(self, headers: Mapping[str, str] | None = None, path: str = "") -> Response:
+        """Return the error as the API of a path writes it."""
+        body = self.anthropic_body if f"{path}/".endswith(_ANTHROPIC_PATHS) else self.body
+        return JSONResponse(body, self.status, headers)
 
 
 def problem_of(error: BaseException) -> Problem:
@@ -124,7 +142,7 @@ _ABSENT: tuple[tuple[str, str], ...] = (
         "Pictures are encoded by `tilewise encode-server`, a server of its own; here they come in messages of "
         "/v1/chat/completions",
     ),
-    (r"/v1/messages(/.*)?", f"Anthropic's API is not served: {_CHAT}, or put a gateway such as LiteLLM before it"),
+    (r"/v1/messages/batches(/.*)?", "Batches are run by the command `tilewise run-batch`, without a server"),
     (r"/v1/(un)?load_lora_adapter|/lora-adapters", "An adapter is merged as the model is loaded, by --adapter"),
     (r"/v1/(audio|realtime)(/.*)?", "Sound is not understood here: send text, pictures and videos"),
     (r"/v1/(images|videos)(/.*)?", _TEXT.format("pictures or videos")),

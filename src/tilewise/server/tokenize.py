@@ -18,13 +18,14 @@ from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.request_builder import ChatPrompt
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import SamplingParams
-from tilewise.server.bodies import ConversationFields, DetokenizeBody, TokenizeBody
+from tilewise.server.bodies import DetokenizeBody, TokenizeBody
 from tilewise.server.body import UnknownFields
 from tilewise.server.chat.call import check_template, prompt_of
 from tilewise.server.chat.tools import read_tools
 from tilewise.server.context import context_of
 from tilewise.server.exchange import Router
 from tilewise.server.openapi import JSON_BODY, Operation
+from tilewise.server.prompt_fields import ConversationFields
 from tilewise.server.served import ServedModel
 
 router = Router()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,6 +33,7 @@ from tilewise.server.messages import PREFIX_KEYS, RequestRules
 from tilewise.server.served import ServedModel
 from tilewise.types import Request
 
+_MESSAGE = re.compile(r"\b(messages\[\d{1,9}\])((?:\.content\[\d{1,9}\])?)")
 _RESERVED = ("chat_template", "tokenize", "tools", "documents", "add_generation_prompt", "continue_final_message",
              "padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs",
              "conversation", "messages")  # fmt: skip
@@ -115,6 +117,28 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
         include_reasoning=fields.include_reasoning,
         echo=prompt.messages[-1].text if fields.echo and prompt.messages[-1].role == "assistant" else "",
     )
+
+
+def translated_call(
+    chat: dict[str, Any], served: ServedModel, ignored: Ignored, header_id: str | None, places: Mapping[str, str]
+) -> ChatCall:
+    """Read a chat body that was made of another API's, as `chat_call` does.
+
+    Errors name places in that API's body, which `places` has by those in the chat body.
+    """
+    try:
+        call = chat_call(chat, served, ignored, header_id)
+        return replace(call, form_field=places.get(call.form_field, call.form_field))
+    except InvalidField as error:
+        raise InvalidField(_placed(error.param, places), _placed(str(error), places)) from None
+
+
+def _placed(text: str, places: Mapping[str, str]) -> str:
+    """Return the text with the places of messages renamed, and that with which it begins."""
+    field = re.split(r"[ :=]", text, maxsplit=1)[0]
+    if field in places and not field.startswith("messages["):
+        return places[field] + text[len(field) :]
+    return _MESSAGE.sub(lambda found: places.get(found[0]) or places.get(found[1], found[1]) + found[2], text)
 
 
 def prompt_of(

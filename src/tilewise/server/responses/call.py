@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
@@ -12,11 +11,12 @@ from typing_extensions import TypedDict
 
 from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
-from tilewise.server.bodies import ChatBody, ResponsesBody, TextFormat
+from tilewise.server.bodies import ChatBody
 from tilewise.server.body import UnknownFields
-from tilewise.server.chat.call import ChatCall, chat_call
+from tilewise.server.chat.call import ChatCall, translated_call
 from tilewise.server.chat.tools import check_tool_types
 from tilewise.server.generation import request_id
+from tilewise.server.responses.body import ResponsesBody, TextFormat
 from tilewise.server.served import ServedModel
 
 _OTHERWISE = {"request_id", "structured_outputs", "tool_choice", "tools", "top_logprobs"}
@@ -24,7 +24,6 @@ _SAME = tuple(name for name in ResponsesBody.model_fields if name in ChatBody.mo
 """Fields that mean in a chat body what they mean here."""
 _SCORES = "message.output_text.logprobs"
 _SPARE = ("id", "status")
-_MESSAGE = re.compile(r"\bmessages\[(\d{1,9})\]")
 NOTHING_KEPT = "responses are kept by servers that are started with VLLM_ENABLE_RESPONSES_API_STORE=1 alone"
 Item = Mapping[str, Any]
 Recall = Callable[[str], Sequence[Item]]
@@ -75,11 +74,11 @@ def response_call(
     number = request_id(header_id, fields.request_id)
     items = (*_earlier(fields, recall), *_items(fields))
     messages, places = _messages(fields.instructions, items)
-    chat = _chat_body(fields, messages)
+    call = translated_call(_chat_body(fields, messages), served, ignored, number, places)
     _name_what_has_no_effect(fields, ignored)
     return ResponseCall(
         f"resp_{number}",
-        _called(chat, served, ignored, number, places),
+        call,
         _repeated(body, fields),
         items=items,
         store=_is_kept(fields, recall, ignored),
@@ -179,22 +178,7 @@ def _items(fields: ResponsesBody) -> Sequence[Item]:
     return fields.input
 
 
-def _called(
-    chat: dict[str, Any], served: ServedModel, ignored: Ignored, number: str, places: Sequence[str]
-) -> ChatCall:
-    """Return the ChatCall of a chat body. Errors name places in the body of this route, not in the chat body."""
-    try:
-        call = chat_call(chat, served, ignored, number)
-    except InvalidField as error:
-        raise InvalidField(_placed(error.param, places), _placed(str(error), places)) from None
-    return replace(call, form_field="text.format") if call.form_field == "response_format" else call
-
-
-def _placed(text: str, places: Sequence[str]) -> str:
-    return _MESSAGE.sub(lambda found: places[int(found[1])] if int(found[1]) < len(places) else found[0], text)
-
-
-def _messages(instructions: str | None, items: Sequence[Item]) -> tuple[list[dict[str, Any]], list[str]]:
+def _messages(instructions: str | None, items: Sequence[Item]) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Return the messages, and for each of them its place in the body."""
     messages: list[dict[str, Any]] = []
     places: list[str] = []
@@ -204,7 +188,8 @@ def _messages(instructions: str | None, items: Sequence[Item]) -> tuple[list[dic
     for number, item in enumerate(items):
         _add_item(messages, item, f"input[{number}]")
         places += [f"input[{number}]"] * (len(messages) - len(places))
-    return messages, places
+    named = {f"messages[{number}]": place for number, place in enumerate(places)}
+    return messages, {**named, "response_format": "text.format"}
 
 
 def _add_item(messages: list[dict[str, Any]], item: Item, where: str) -> None:

@@ -15,12 +15,12 @@ from typing_extensions import TypedDict
 
 from tilewise.errors import TilewiseError
 from tilewise.ignored import Ignored
-from tilewise.server.bodies import ResponsesBody
 from tilewise.server.chat.routes import check_schema, prepared
 from tilewise.server.context import Context, context_of
 from tilewise.server.exchange import EventStream, Router, named_event, refusal
 from tilewise.server.openapi import GENERATION, Operation
 from tilewise.server.problems import Problem, problem_of
+from tilewise.server.responses.body import ResponsesBody
 from tilewise.server.responses.call import NOTHING_KEPT, ResponseCall, response_call
 from tilewise.server.responses.items import ResponseEvent, ResponseObject, raw_message, response_object
 from tilewise.server.responses.store import ResponseStore, StoredResponse, UnknownResponse
