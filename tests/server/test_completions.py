@@ -80,11 +80,6 @@ def test_echo_of_the_prompt_alone():
         complete(max_tokens=0)
 
 
-def test_echo_with_logprobs_is_not_streamed():
-    with pytest.raises(InvalidField, match="not streamed"):
-        complete(echo=True, logprobs=1, stream=True)
-
-
 def test_the_body():
     body = completion_body(complete(request_id="x"), [output("a tiger")], decode)
     assert {key: body[key] for key in ("id", "object", "model")} == {
@@ -132,6 +127,24 @@ def test_logprobs_of_an_echoed_prompt():
     assert choice["logprobs"]["token_logprobs"] == [None, -1.0, -1.5, -0.5, -3.0]
     assert choice["logprobs"]["top_logprobs"][0] is None
     assert choice["logprobs"]["text_offset"] == [0, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("interval", [1, 2])
+def test_an_echoed_prompt_is_scored_in_a_stream_as_in_a_whole_answer(interval):
+    call = complete([1, 2, 3], logprobs=1, echo=True, stream=True)
+    whole = output("ab", prompt=None, prompt_token_ids=(1, 2, 3), logprobs=SCORES, prompt_logprobs=PROMPT_SCORES)
+    asked = [Request("0", (1, 2, 3), SamplingParams())]
+    stream = CompletionStream(call, asked, decode, interval)
+    made = [
+        replace(piece, token_id=token, scores=scores)
+        for piece, token, scores in zip(pieces(["a", "b"]), whole.outputs[0].token_ids, SCORES, strict=True)
+    ]
+    chunks = [chunk for piece in made for chunk in stream.take(0, piece, USAGE, PROMPT_SCORES)]
+    parts = [chunk["choices"][0] for chunk in chunks]
+    (expected,) = choices(call, whole)
+    assert "".join(part["text"] for part in parts) == expected["text"] == "<1><2><3>ab"
+    for name, values in expected["logprobs"].items():
+        assert [value for part in parts for value in part["logprobs"][name]] == values, name
 
 
 def requests(*prompts):

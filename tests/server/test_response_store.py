@@ -149,6 +149,7 @@ def test_kept_and_found_and_deleted(one: openai.OpenAI, two: openai.OpenAI):
     made = one.responses.create(input=[SIGHT], max_output_tokens=3)
     assert made.model_dump()["store"] is True
     assert one.responses.retrieve(made.id) == made
+    assert [item.to_dict() for item in one.responses.input_items.list(made.id)] == [SIGHT]
     with pytest.raises(openai.NotFoundError, match=f"Response with id '{made.id}' not found"):
         two.responses.retrieve(made.id)
     with pytest.raises(openai.BadRequestError, match="Cannot cancel a synchronous response"):

@@ -148,7 +148,8 @@ class AnswerGroup:
         self._tokens = 0
         self._tokens_saved = 0
         self._cached = 0
-        self._prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+        self.prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+        """Log-probabilities of the prompt's tokens, with the first token of an answer; None without, or before."""
 
     @property
     def finished(self) -> bool:
@@ -187,9 +188,9 @@ class AnswerGroup:
 
     def _tick(self, delta: TokenDelta) -> None:
         self._tokens_saved, self._cached = delta.image_tokens_saved, delta.cached_tokens
-        if self.request.sampling.prompt_logprobs is not None and self._prompt_logprobs is None:
+        if self.request.sampling.prompt_logprobs is not None and self.prompt_logprobs is None:
             scores = [named_scores(token, self._tokenizer) for token in delta.prompt_scores]
-            self._prompt_logprobs = [None, *scores]
+            self.prompt_logprobs = [None, *scores]
         self._last_token = self._times[delta.request_id] = delta.time
         if self._moments is None and delta.moments is not None:
             self._moments, self._encoded = delta.moments, frozenset(delta.encoded_tiles)
@@ -217,7 +218,7 @@ class AnswerGroup:
             outputs=outputs,
             finished=self.finished,
             num_cached_tokens=self._cached,
-            prompt_logprobs=self._prompt_logprobs,
+            prompt_logprobs=self.prompt_logprobs,
             pictures=tuple(self._pictures()) if self._moments else (),
             usage=self.usage,
             timing=Timing(

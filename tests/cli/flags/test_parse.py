@@ -113,6 +113,15 @@ def test_the_four_forms_of_limits(text, limits):
     assert ["of video are for engines that profile" in line for line in lines] == [True] * len(sized)
 
 
+def test_all_flags_that_are_none_are_told_at_once():
+    """Somebody who comes from another server has several, and each start takes a while."""
+    with pytest.raises(BadUsage) as caught:
+        read("-m", "model.gguf", "--prot", "1", "--ctx-size", "8192", "--max-model-len", "64", "-ngl", "99")
+    told = str(caught.value).splitlines()
+    assert [line.split()[4].rstrip(".") for line in told] == ["-m", "--prot", "--ctx-size", "-ngl"]
+    assert "Did you mean --port?" in told[1]
+
+
 def test_a_text_may_begin_with_a_dash_and_a_number_with_a_point():
     line = read("a.png", "- what is it?", "--served-model-name", "- x y", "b", "-.5")
     assert line.values == {"served_model_name": ("- x y", "b", "-.5")}

@@ -80,7 +80,7 @@ class FlagIndex:
             raise BadUsage(f"{name} may be {' or '.join(sorted(begun))}: write more of it.")
         for only in found.values():
             return only
-        raise BadUsage(f"There is no flag {name}.{self._hint(name)}")
+        raise UnknownFlag(f"There is no flag {name}.{self._hint(name)}")
 
     def _hint(self, name: str) -> str:
         """Return a sentence with the flag that may be meant. Dashes and `no-`, which many share, make none alike."""
@@ -103,6 +103,10 @@ def _spellings(flag: Flag) -> Iterator[tuple[str, bool]]:
         yield flag.short, False
 
 
+class UnknownFlag(BadUsage):
+    """A flag that there is not."""
+
+
 @dataclass
 class CommandLine:
     """A command line as far as it has been read: values by the names of flags, and words that are no flags."""
@@ -114,17 +118,23 @@ class CommandLine:
 
     @classmethod
     def read(cls, words: Sequence[str], flags: Iterable[Flag]) -> CommandLine:
-        """Read a whole line. Raises BadUsage for whatever vLLM's parser would exit at."""
+        """Read a whole line. Raises BadUsage for whatever vLLM's parser would exit at, with all flags that are none."""
         line = cls(FlagIndex.of(flags), _left=deque(words))
+        unknown: list[str] = []
         while line._left:
             word = line._left.popleft()
             if word == "--":
                 line.positional += line._left
                 break
-            if looks_like_flag(word):
-                line._flag(word)
-            else:
+            if not looks_like_flag(word):
                 line.positional.append(word)
+                continue
+            try:
+                line._flag(word)
+            except UnknownFlag as error:  # what follows is its value, as likely as not
+                unknown.append(str(error))
+        if unknown:
+            raise BadUsage("\n".join(unknown))
         return line
 
     def take(self, options: type[Options]) -> Options:

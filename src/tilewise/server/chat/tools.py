@@ -146,8 +146,8 @@ def read_tools(
     if not served.tools:
         raise InvalidField(
             "tool_choice",
-            '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set: '
-            "set them, send no tools, or choose none, required or one function.",
+            '"auto" tool choice requires --enable-auto-tool-choice to be set: start the server with it, send no tools, '
+            "or choose none, required or one function.",
         )
     return replace(use, choice="auto")
 

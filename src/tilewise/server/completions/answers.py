@@ -138,6 +138,9 @@ class _CompletionChoice:
     offset: int = 0
     begun: bool = False
     held: str = ""
+    echoed_ids: Sequence[int] = ()
+    echoed_scores: Sequence[Scores | None] = ()
+    """Tokens of an echoed prompt, and their log-probabilities, until they are in a chunk."""
     token_ids: list[int] = field(default_factory=list)
     scores: list[Scores | None] = field(default_factory=list)
 
@@ -152,11 +155,13 @@ class CompletionStream:
         self._tokens = [0] * len(requests)
         self._choices = [_CompletionChoice(ChunkInterval(interval)) for _ in range(len(requests) * call.sampling.n)]
 
-    def take(self, prompt: int, piece: AnswerDelta, usage: Usage) -> list[TextChunk]:
+    def take(
+        self, prompt: int, piece: AnswerDelta, usage: Usage, prompt_logprobs: Sequence[Scores | None] | None = None
+    ) -> list[TextChunk]:
         """Return the chunks of a piece of an answer to prompt number `prompt`, whose tokens `usage` counts.
 
-        Each chunk counts the tokens taken up to it, as `usage` may be ahead, where a step brought several. Raises
-        BrokenAnswer.
+        Each chunk counts the tokens taken up to it, as `usage` may be ahead, where a step brought several. An echoed
+        prompt stands in the first chunk, with its log-probabilities. Raises BrokenAnswer.
         """
         self._tokens[prompt] += 1
         index = prompt * self._call.sampling.n + piece.index
@@ -169,6 +174,7 @@ class CompletionStream:
         text = choice.held
         if self._call.echo and not choice.begun:
             text = _echoed(request.prompt, request.prompt_ids, self._decode) + text
+            choice.echoed_ids, choice.echoed_scores = request.prompt_ids, prompt_logprobs or ()
         if not (choice.interval.is_due(ended) and (text or ended)):
             return []
         choice.held = ""
@@ -189,8 +195,8 @@ class CompletionStream:
     def _choice(self, index: int, text: str) -> TextChunkChoice:
         choice, reply, top = self._choices[index], self._call.reply, self._call.sampling.scored_tokens
         body: TextChunkChoice = {"index": index, "text": text, "logprobs": None, "finish_reason": None}
-        if choice.scores and top is not None:
-            found = text_scores(choice.scores, choice.token_ids, top, reply.tokens_as_ids, offset=choice.offset)
+        if (choice.scores or choice.echoed_scores) and top is not None:
+            found = self._scored(choice, top)
             choice.offset = found["text_offset"][-1] + len(found["tokens"][-1])
             body["logprobs"] = found
         if reply.token_ids:
@@ -198,6 +204,15 @@ class CompletionStream:
         choice.token_ids.clear()
         choice.scores.clear()
         return body
+
+    def _scored(self, choice: _CompletionChoice, top: int) -> TextScores:
+        """Return the log-probabilities of the tokens since the last chunk, those of an echoed prompt first."""
+        as_ids = self._call.reply.tokens_as_ids
+        if not choice.echoed_scores:
+            return text_scores(choice.scores, choice.token_ids, top, as_ids, offset=choice.offset)
+        ids, scores = [*choice.echoed_ids, *choice.token_ids], [*choice.echoed_scores, *choice.scores]
+        choice.echoed_ids = choice.echoed_scores = ()
+        return text_scores(scores, ids, top, as_ids, first=self._decode(ids[:1]))
 
     def _chunk(self, choices: list[TextChunkChoice], usages: Sequence[Usage]) -> TextChunk:
         reply = self._call.reply

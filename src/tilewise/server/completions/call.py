@@ -58,13 +58,6 @@ class CompletionCall(GenerationCall):
         return [self.routed(request.with_(arrival=arrival), preparer) for request in requests]
 
 
-def _check_echo(fields: CompletionBody, prompt_only: bool, scored_prompt: bool) -> None:
-    if scored_prompt and fields.stream:
-        raise InvalidField("echo", "echo with logprobs is not streamed: leave out one of echo, logprobs and stream.")
-    if prompt_only and fields.logprob_token_ids:
-        raise InvalidField("logprob_token_ids", "no output tokens are generated: leave it out, or raise max_tokens.")
-
-
 def completion_call(
     body: dict[str, Any], served: ServedModel, ignored: Ignored, header_id: str | None = None
 ) -> CompletionCall:
@@ -75,14 +68,14 @@ def completion_call(
     fields = CompletionBody.read(body, UnknownFields(ignored, served.strict_fields))
     most = max_tokens_of(fields, ignored)
     prompt_only = fields.echo and most == 0
-    scored_prompt = fields.echo and fields.logprobs is not None
-    _check_echo(fields, prompt_only, scored_prompt)
-    if scored_prompt and fields.prompt_logprobs is None:
-        fields = fields.model_copy(update={"prompt_logprobs": fields.logprobs})
+    if prompt_only and fields.logprob_token_ids:
+        raise InvalidField("logprob_token_ids", "no output tokens are generated: leave it out, or raise max_tokens.")
     wanted = 1 if prompt_only else most
     default = served.sampling.get("max_tokens", _DEFAULT_MAX_TOKENS)
     prompts = _prompts(fields.prompt)
     sampling = sampling_of(fields, served, max_tokens=default if wanted is None else wanted, logprobs=fields.logprobs)
+    if fields.echo and fields.logprobs is not None and sampling.prompt_logprobs is None:
+        sampling = sampling.with_(prompt_logprobs=fields.logprobs)
     _check_answers(len(prompts), sampling.n, max(MAX_PROMPTS, served.max_answers))
     check_routing(fields, served)
     return CompletionCall(

@@ -64,7 +64,10 @@ async def _events(context: Context, call: CompletionCall, requests: Sequence[Req
     pieces_of_all = merged([service.pieces(group) for group in groups])
     async with aclosing(service.timed(pieces_of_all, requests[0].arrival)) as steps:
         async for number, pieces in steps:
-            chunks = [chunk for piece in pieces for chunk in stream.take(number, piece, groups[number].usage)]
+            group = groups[number]
+            chunks = [
+                chunk for piece in pieces for chunk in stream.take(number, piece, group.usage, group.prompt_logprobs)
+            ]
             yield b"".join(map(data_event, chunks))
     for chunk in stream.finish([group.usage for group in groups]):
         context.add_times(chunk, *(group.output() for group in groups))

@@ -37,6 +37,12 @@ class DeletedResponse(TypedDict):
     deleted: Literal[True]
 
 
+class InputItems(TypedDict):
+    object: Literal["list"]
+    data: list[dict[str, Any]]
+    has_more: Literal[False]
+
+
 @router.on_json(
     "/v1/responses",
     Operation(
@@ -152,6 +158,23 @@ async def response(raw: HttpRequest) -> Response:
         what = "stream is not supported here: ask again until the status is completed."
         return Problem(400, what, "stream").response()
     return _with_store(raw, lambda store, scope, name: store.find(scope, name).response)
+
+
+@router.on(
+    "GET",
+    "/v1/responses/{response_id}/input_items",
+    Operation(gives="The items before the response, the newest first.", answer=InputItems, statuses=(400, 404)),
+)
+async def input_items(raw: HttpRequest) -> Response:
+    """The items of the conversation that a response that is kept has answered."""
+
+    def listed(store: ResponseStore, scope: str, name: str) -> InputItems:
+        items = [dict(item) for item in store.find(scope, name).call.items]
+        if raw.query_params.get("order", "desc") != "asc":
+            items.reverse()
+        return {"object": "list", "data": items, "has_more": False}
+
+    return _with_store(raw, listed)
 
 
 @router.on(
