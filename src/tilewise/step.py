@@ -5,6 +5,7 @@ All plain data: a plan can be pickled to another process, and a test can write o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -162,10 +163,8 @@ class StepResult:
     those before."""
 
 
-class Handle(Protocol):
-    """A step on its way through the device."""
-
-    def wait(self) -> StepResult: ...
+Handle = Callable[[], StepResult]
+"""A function that waits for the result of a launched step. What goes wrong in the step is raised by it."""
 
 
 class Runner(Protocol):

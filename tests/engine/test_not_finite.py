@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from tests.engine.fake import Done, FakeRunner, assert_nothing_is_held, limits, request
+from tests.engine.fake import FakeRunner, assert_nothing_is_held, limits, request
 from tilewise.engine.core import EngineCore
 from tilewise.engine.sequence import SequenceFailure
-from tilewise.step import EncodedTile, EncodeJob, FlashRule, StepPlan, StepResult
+from tilewise.step import EncodedTile, EncodeJob, FlashRule, Handle, StepPlan, StepResult
 from tilewise.types import Request
 
 BAD_TILE = (7).to_bytes(16, "big")
@@ -23,11 +23,12 @@ class BrokenRunner(FakeRunner):
         super().__init__(sizes)
         self.bad, self.position = bad, position
 
-    def launch(self, plan: StepPlan) -> Done:
-        result = super().launch(plan).result
+    def launch(self, plan: StepPlan) -> Handle:
+        result = super().launch(plan)()
         hit = [work for work in plan.work if self._is_bad(work.slot) and work.known_stop > self.position]
         sampled = {slot: () if slot in [work.slot for work in hit] else new for slot, new in result.sampled.items()}
-        return Done(StepResult(sampled, result.encoded, not_finite={work.slot: "hidden states" for work in hit}))
+        found = StepResult(sampled, result.encoded, not_finite={work.slot: "hidden states" for work in hit})
+        return lambda: found
 
     def _is_bad(self, slot: int) -> bool:
         return self.bad is not None and self.admissions[slot].seed == self.bad.sampling.seed

@@ -175,7 +175,7 @@ def test_a_token_in_flight_of_an_aborted_sequence_is_dropped():
     scheduler.add(request("a"))
     plan = scheduler.plan()
     scheduler.abort("a")
-    assert scheduler.commit(plan, runner.launch(plan).wait()) == []
+    assert scheduler.commit(plan, runner.launch(plan)()) == []
     assert_nothing_is_held(scheduler)
 
 

@@ -38,8 +38,8 @@ from tilewise.runner.processes import (
     start_module,
     task_of_this,
 )
-from tilewise.runner.runner import LaunchedStep, LocalRunner
-from tilewise.step import StepPlan
+from tilewise.runner.runner import LocalRunner
+from tilewise.step import Handle, StepPlan
 from tilewise.weights.folder import CheckpointFolder
 
 logger = logging.getLogger("tilewise")
@@ -168,7 +168,7 @@ class RankedRunner:
         self._runner, self._ranks = runner, ranks
         self._listening = True
 
-    def launch(self, plan: StepPlan) -> LaunchedStep:
+    def launch(self, plan: StepPlan) -> Handle:
         """Launch a plan on all ranks. Raises RankDied when another rank is not there any more."""
         try:
             with self._ranks.watched():

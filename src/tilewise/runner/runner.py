@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -26,17 +26,7 @@ from tilewise.runner.forward import Forward, logits_by_panels, logits_one_by_one
 from tilewise.runner.sampler import SampledTokens, choose, rows_of, sample, score_prompts
 from tilewise.runner.tile_store import EncodedTileStore
 from tilewise.runner.vision_workers import VisionWorkers
-from tilewise.step import EncodedTile, Limits, PromptScores, Runner, StepPlan, StepResult, StepSeconds, Work
-
-
-@dataclass(frozen=True, slots=True)
-class PendingStep:
-    """A handle on a step that may not have begun. What goes wrong in it is raised by `wait`."""
-
-    result: Future[StepResult]
-
-    def wait(self) -> StepResult:
-        return self.result.result()
+from tilewise.step import EncodedTile, Handle, Limits, PromptScores, Runner, StepPlan, StepResult, StepSeconds, Work
 
 
 class BackgroundRunner:
@@ -50,11 +40,11 @@ class BackgroundRunner:
         self._runner = runner
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tilewise-runner")
 
-    def launch(self, plan: StepPlan) -> PendingStep:
-        return PendingStep(self._thread.submit(self._run, plan))
+    def launch(self, plan: StepPlan) -> Handle:
+        return self._thread.submit(self._run, plan).result
 
     def _run(self, plan: StepPlan) -> StepResult:
-        return self._runner.launch(plan).wait()
+        return self._runner.launch(plan)()
 
     def check(self) -> None:
         self._runner.check()
@@ -66,7 +56,7 @@ class BackgroundRunner:
 
 @dataclass(frozen=True, slots=True)
 class LaunchedStep:
-    """A handle on a step that has been given to the device. On a CPU it has run to its end then."""
+    """A step that has been given to the device. On a CPU it has run to its end then."""
 
     sampled: SampledTokens
     encoded: tuple[EncodedTile, ...]
@@ -146,9 +136,9 @@ class LocalRunner:
             self._forward.prepare(lambda size: self._batch((), self._place(()), size))
 
     @torch.inference_mode()
-    def launch(self, plan: StepPlan) -> LaunchedStep:
+    def launch(self, plan: StepPlan) -> Handle:
         with self._stream():
-            return self._launch(plan)
+            return self._launch(plan).wait
 
     def _launch(self, plan: StepPlan) -> LaunchedStep:
         # Tables first, since all else reads them; the draft model before the model, which verifies its guesses; tiles
