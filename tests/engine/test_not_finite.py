@@ -8,9 +8,8 @@ import pytest
 
 from tests.engine.fake import FakeRunner, assert_nothing_is_held, limits, request
 from tilewise.engine.core import EngineCore
-from tilewise.engine.sequence import SequenceFailure
 from tilewise.step import EncodedTile, EncodeJob, FlashRule, Handle, StepPlan, StepResult
-from tilewise.types import Request
+from tilewise.types import Request, SequenceFailure
 
 BAD_TILE = (7).to_bytes(16, "big")
 FLASH = FlashRule(tokens=1, relative_threshold=0.3, absolute_threshold=0.5)

@@ -7,11 +7,10 @@ from typing import Literal
 
 from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.engine.scheduler import Scheduler
-from tilewise.engine.sequence import SequenceDelta
 from tilewise.errors import EngineStuck
 from tilewise.step import Handle, Limits, Runner, StepPlan
 from tilewise.timing import Clock
-from tilewise.types import Request
+from tilewise.types import Request, SequenceDelta
 
 
 class EngineCore:

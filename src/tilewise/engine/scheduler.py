@@ -22,12 +22,12 @@ from tilewise.config import BATCH_ENCODE_BUDGET
 from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.engine.kv_cache import KVCache
 from tilewise.engine.plan_builder import PlanBuilder, WorkInFlight
-from tilewise.engine.sequence import SequenceDelta, SequenceFailure, SequenceState, TokenDelta
+from tilewise.engine.sequence import SequenceState
 from tilewise.engine.tiles import TileIndex, TileScores, easy_tiles
 from tilewise.errors import NotFinite, TooLong
 from tilewise.step import EncodedTile, Limits, StepPlan, StepResult, StepSeconds, TileUse, Work
 from tilewise.timing import Clock, EngineMoments
-from tilewise.types import AnyTile, Request, Tile, TokenIds
+from tilewise.types import AnyTile, Request, SequenceDelta, SequenceFailure, Tile, TokenDelta, TokenIds
 
 ENCODE_AHEAD = 4
 """Number of waiting sequences whose tiles are encoded before their turn."""
@@ -360,7 +360,7 @@ class Scheduler:
             sequence.append(token.token_id)
             sequence.finish_reason = sequence.end_with(token.token_id)
             self._count(sequence, now)
-            deltas.append(TokenDelta.of(sequence, token, now))
+            deltas.append(sequence.delta(token, now))
             if sequence.finish_reason is not None:
                 break
         right = max(0, len(deltas) - 1)  # `_seal` has counted one token: these are the others
