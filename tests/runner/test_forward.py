@@ -12,8 +12,7 @@ import torch
 from tests.equal.driver import LIMITS
 from tests.models.driving import BLOCK, new_caches
 from tests.tiny import SPECS, write_original
-from tilewise.models.decoder import ModelBatch
-from tilewise.models.internvl import InternVL
+from tilewise.models.decoder import InternVL, ModelBatch
 from tilewise.models.load import Architecture
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.native import NoKernels

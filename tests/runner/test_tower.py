@@ -42,7 +42,7 @@ def test_rows_are_those_of_the_whole_model(tmp_path, write, dtype):
     found = torch.from_numpy(tower.encode(tiles)[0])
     model = Architecture.of(Checkpoint.of(config).folder).load(getattr(torch, dtype), CpuPlatform().ops(), context=1)
     with torch.inference_mode():
-        expected = model.encode(torch.from_numpy(tiles[0].pixels.copy())[None]).rows[0]
+        expected = model.encoder(torch.from_numpy(tiles[0].pixels.copy())[None]).rows[0]
     assert torch.equal(found.view(torch.bfloat16) if dtype == "bfloat16" else found, expected)
 
 

@@ -14,8 +14,7 @@ from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
 from tilewise.layout import Layout
 from tilewise.models.config import DecoderConfig, ModelConfig, shared_out
-from tilewise.models.decoder import BlockFactory, DecoderLayer
-from tilewise.models.internvl import InternVL
+from tilewise.models.decoder import BlockFactory, DecoderLayer, InternVL
 from tilewise.models.load import Architecture
 from tilewise.parallel.mesh import Mesh, Share
 from tilewise.plan import ModelFacts, with_draft, with_vision_workers

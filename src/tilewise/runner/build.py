@@ -42,7 +42,7 @@ from tilewise.weights.quantization import check_method
 from tilewise.weights.sources import Fingerprint
 
 if TYPE_CHECKING:
-    from tilewise.models.internvl import InternVL
+    from tilewise.models.decoder import InternVL
 
 logger = logging.getLogger("tilewise")
 

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from tilewise.models.config import ModelConfig
-from tilewise.models.decoder import ModelBatch
-from tilewise.models.internvl import InternVL
+from tilewise.models.decoder import InternVL, ModelBatch
 from tilewise.models.tile_encoder import EncodedTiles, TileEncoder
 from tilewise.platforms.base import Capture, Capturer, Graph, NotCapturable
 from tilewise.platforms.kv_cache import LayerCache

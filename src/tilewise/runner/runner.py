@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tilewise.models.decoder import ModelBatch
-from tilewise.models.internvl import InternVL
+from tilewise.models.decoder import InternVL, ModelBatch
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Capturer
 from tilewise.platforms.kv_cache import LayerCache, empty_cache, kept_dtype
