@@ -85,7 +85,7 @@ def test_a_tile_ends_all_that_need_it_and_leaves_its_page(overlap: bool, flash: 
         assert sorted(failures) == ["b", "c"]
         assert "tile 2 of 2 of picture 1" in str(failures["b"].error)
         assert [len(tokens[name]) for name in "abcd"] == [4, 0, 0, 4]
-        assert not core._scheduler.tiles.is_ready(BAD_TILE)
+        assert core._scheduler.tiles.peek(BAD_TILE) is None
         assert BAD_TILE not in core._scheduler.scores
     assert core.counters.not_finite_tower == 6
 

@@ -121,6 +121,8 @@ class SequenceState:
     encoded: set[bytes] = field(default_factory=set)
     """Digests of the tiles that were encoded because this sequence needed them."""
     block_ids: list[int] = field(default_factory=list)
+    num_granted: int = 0
+    """Number of its blocks that the runner has in its table, or will have by the plans that are sealed."""
     block_hashes: list[bytes] = field(default_factory=list)
     """Chain hashes of its full blocks, as far as they have been asked for."""
     prompt_scores: list[SampledToken] = field(default_factory=list)
