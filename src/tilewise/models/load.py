@@ -12,9 +12,8 @@ from torch import Tensor
 
 from tilewise.errors import InvalidCheckpoint
 from tilewise.models.backbones import Backbone, backbone_of
-from tilewise.models.config import ModelConfig, model_config, vision_config
+from tilewise.models.config import ModelConfig, flash_rule, model_config, vision_config
 from tilewise.models.decoder import InternVL
-from tilewise.models.flash import flash_rule
 from tilewise.models.tile_encoder import TileEncoder
 from tilewise.parallel.mesh import Mesh, Share
 from tilewise.platforms.forms import Form
