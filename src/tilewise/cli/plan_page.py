@@ -9,8 +9,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tilewise.capacity.layouts import LayoutPlan, why
-from tilewise.capacity.ranks import PARTS
 from tilewise.layout import Layout, flags_of
+from tilewise.models.load import PARTS
 from tilewise.plan.request import Devices
 from tilewise.units import in_bytes
 

@@ -19,7 +19,7 @@ from tilewise.environment import Environment
 from tilewise.errors import InvalidCheckpoint, InvalidConfig
 from tilewise.host import Memory
 from tilewise.models.config import ModelConfig, shared_out
-from tilewise.models.load import Architecture, Watch
+from tilewise.models.load import TOWER_PARTS, Architecture, Watch
 from tilewise.models.tile_encoder import TileEncoder
 from tilewise.parallel.mesh import Mesh
 from tilewise.parallel.ranks import told
@@ -232,9 +232,8 @@ def largest_facts(config: EngineConfig, architecture: Architecture, dtype: torch
     found = [model_facts(architecture, dtype, ops, config.quantization, config.quantised_kv, mesh) for mesh in meshes]
     if not config.vision_workers:
         return largest(found)
-    store, whole = weight_store(ops, config.quantization), found[0].weight_bytes
-    tower = whole - architecture.count_bytes(ops, dtype, store, encodes=False)
-    return with_vision_workers(found[0], config.vision_workers, tower)
+    parts = architecture.weigh(ops, dtype, weight_store(ops, config.quantization))
+    return with_vision_workers(found[0], config.vision_workers, sum(parts[name].bytes for name in TOWER_PARTS))
 
 
 def model_facts(
