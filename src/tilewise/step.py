@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tilewise.sampling_params import SamplingParams
+from tilewise.speculation import SpeculativeConfig
 from tilewise.types import SampledToken, TokenIds
 
 if TYPE_CHECKING:
@@ -193,16 +194,6 @@ class FlashRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Speculation:
-    """The rule by which several tokens are guessed and verified in one step (Leviathan et al. 2023, Saxena 2023)."""
-
-    tokens: int
-    """Most guesses at a time."""
-    ngram: tuple[int, int] | None = None
-    """(shortest, longest) end of a sequence that is looked up in what stands before it; None: a draft model guesses."""
-
-
-@dataclass(frozen=True, slots=True)
 class Limits:
     """The sizes that scheduling has to respect, in tokens, blocks, pages and tiles."""
 
@@ -226,7 +217,8 @@ class Limits:
     prefix_caching: bool = True
     priorities: bool = False
     """True if requests' priorities count; else the first to come is the first served."""
-    speculation: Speculation | None = None
+    speculation: SpeculativeConfig | None = None
+    """How several tokens are guessed and verified in one step (Leviathan et al. 2023, Saxena 2023); None = none."""
     batch_invariant: bool = False
     """True if a request's logits are bit by bit the same in any batch."""
     kv_cache_dtype: str | None = None

@@ -204,7 +204,7 @@ class Scheduler:
             # Own and free blocks alone: with so many tokens at most, `_take_blocks` will preempt nobody for a guess.
             room = (len(sequence.block_ids) + self.kv.pool.num_free) * self.limits.block_size - work.stop
             # The last allowed token needs no guess: it is chosen behind the guess before it.
-            most = min(self.limits.speculation.tokens, sequence.max_tokens - sequence.num_tokens - 1)
+            most = min(self.limits.speculation.num_speculative_tokens, sequence.max_tokens - sequence.num_tokens - 1)
             self._add_drafts(sequence, work, min(most, plan.tokens_left, room), plan)
 
     def _add_drafts(self, sequence: SequenceState, work: Work, most: int, plan: PlanBuilder) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tilewise.step import Speculation
+from tilewise.speculation import SpeculativeConfig
 from tilewise.timing import EngineMoments
 from tilewise.types import AnyTile, Matcher, Request, SampledToken, TokenDelta, TokenIds
 
@@ -155,7 +155,7 @@ class SequenceState:
         matcher = grammar.start(ignore_eos, request.thinking) if grammar else None
         return cls(request, request.prompt_ids, spans, limit, length, seed, matcher=matcher)
 
-    def equip_for_guessing(self, rule: Speculation) -> None:
+    def equip_for_guessing(self, rule: SpeculativeConfig) -> None:
         """Decide whether its steps hold guesses, and give it an n-gram lookup if that is what makes them."""
         if rule.ngram is not None:
             self.lookup = PromptLookup(*rule.ngram)

@@ -75,7 +75,7 @@ class Forward:
         self._caches = caches
         self._pool = pool
         self._capture = capturer(model.ops) if capturer else None
-        self._most_tokens = 1 + (limits.speculation.tokens if limits.speculation else 0)
+        self._most_tokens = 1 + (limits.speculation.num_speculative_tokens if limits.speculation else 0)
         self._captured: dict[tuple[int, ...], _Captured] = {}
         self._sizes = limits.graph_sizes
 
