@@ -249,6 +249,5 @@ def build_encoding(launch: Launch) -> tuple[Core, Ready]:
     imported = time.perf_counter()
     tower, resolved = build_tower(launch.config, launch.model)
     seconds = {"imports": imported - started, "model": time.perf_counter() - imported}
-    return EncodeCore(tower, cache_bytes(launch.config.encoder_cache_gb, "encoded tiles", "encoder_cache_gb")), Ready(
-        resolved, seconds
-    )
+    kept = cache_bytes(launch.config.encoder_cache_gb, "encoded tiles", "encoder_cache_gb")
+    return EncodeCore(tower, kept), Ready(resolved, seconds)
