@@ -81,7 +81,7 @@ class SpeculativeConfig:
 
     @property
     def ngram(self) -> tuple[int, int] | None:
-        """`lookup`, where that is what guesses; None: a draft model does."""
+        """`lookup` of the method ngram; None of a draft model."""
         return self.lookup if self.method == "ngram" else None
 
     @property

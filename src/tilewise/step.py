@@ -100,7 +100,7 @@ class Work(NamedTuple):
         return self.stop - self.drafts
 
     @property
-    def rows(self) -> int:
+    def num_choices(self) -> int:
         """Number of places at which a token is chosen."""
         return self.drafts + 1 if self.samples else 0
 
@@ -115,14 +115,15 @@ class StepPlan:
     encode: tuple[EncodeJob, ...]
     """Tiles to encode, behind those of earlier plans."""
     work: tuple[Work, ...]
-    tiles: float | None = None
-    """Number of tiles to encode in this step, parts of one counted by layers; None = until some are in their pages."""
-    rows: tuple[RowsJob, ...] = ()
+    encode_budget: float | None = None
+    """Tiles to encode after this step's tokens; 0.25 is a quarter of the tower's layers for one tile. None: go on until
+    at least one batch is finished."""
+    row_jobs: tuple[RowsJob, ...] = ()
 
     @property
     def empty(self) -> bool:
         """True if there is nothing new to compute, and nothing to write into the tables either."""
-        return not (self.work or self.encode or self.rows or self.admissions)
+        return not (self.work or self.encode or self.row_jobs or self.admissions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +219,7 @@ class Limits:
     priorities: bool = False
     """True if requests' priorities count; else the first to come is the first served."""
     speculation: SpeculativeConfig | None = None
-    """How several tokens are guessed and verified in one step (Leviathan et al. 2023, Saxena 2023); None = none."""
+    """Rule by which several tokens are guessed and verified in one step (Leviathan et al. 2023, Saxena 2023)."""
     batch_invariant: bool = False
     """True if a request's logits are bit by bit the same in any batch."""
     kv_cache_dtype: str | None = None

@@ -124,7 +124,7 @@ class FakeRunner:
             self._check_work(work)
         self.queue += plan.encode
         assert len(self.queue) <= self.limits.tiles_in_flight
-        encoded = [self._encode(job) for job in self._ready(plan.tiles)]
+        encoded = [self._encode(job) for job in self._ready(plan.encode_budget)]
         sampled = {work.slot: self.next_tokens(work) for work in plan.work if work.samples}
         result = StepResult(sampled, tuple(encoded))
         return lambda: result

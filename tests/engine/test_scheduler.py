@@ -60,7 +60,7 @@ def test_few_tiles_are_in_flight_and_little_is_encoded_while_something_decodes(b
     core.submit(request("picture", tiles=tuple(range(10, 18))))
     core.step()
     assert len(runner.plans[-1].encode) == 3
-    assert [plan.tiles for plan in runner.plans] == [alone, budget]
+    assert [plan.encode_budget for plan in runner.plans] == [alone, budget]
 
 
 def test_tiles_of_waiting_requests_are_encoded_ahead():

@@ -69,7 +69,8 @@ class EngineCore:
         idle = plan.empty and not self._scheduler.tiles.in_flight
         launched = None if idle else (plan, self._runner.launch(plan))
         # With overlap, step N + 1 has just been planned and launched, and only now is N waited for. That is possible
-        # because a plan counts tokens and never reads them; what N changes in the count is set right by its commit.
+        # because a plan counts the tokens of steps in flight and never reads them; what N changes in the counts is set
+        # right by its commit.
         finished, self._in_flight = (self._in_flight, launched) if self._overlap else (launched, None)
         if finished is None:
             if launched is None and self.has_unfinished:

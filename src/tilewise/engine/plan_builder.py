@@ -22,9 +22,9 @@ class PlanBuilder:
     work: dict[SequenceState, Work] = field(default_factory=dict)
     admissions: dict[SequenceState, Admission] = field(default_factory=dict)
     encode: list[EncodeJob] = field(default_factory=list)
-    tiles: float | None = None
-    """Number of tiles to encode in this step, as in `StepPlan.tiles`."""
-    rows: list[RowsJob] = field(default_factory=list)
+    encode_budget: float | None = None
+    """Number of tiles to encode in this step, as in `StepPlan.encode_budget`."""
+    row_jobs: list[RowsJob] = field(default_factory=list)
 
     def set(self, sequence: SequenceState, work: Work) -> None:
         """Set what a sequence computes, in place of what was set before, and charge the token budget."""
@@ -48,7 +48,7 @@ class PlanBuilder:
         if isinstance(tile, Tile):
             self.encode.append(EncodeJob(tile.digest, tile.pixels, page))
         else:
-            self.rows.append(RowsJob(tile.digest, tile.rows, page))
+            self.row_jobs.append(RowsJob(tile.digest, tile.rows, page))
 
     def seal(self, index: int) -> StepPlan:
         """Freeze the plan, and count its work as done."""
@@ -65,8 +65,8 @@ class PlanBuilder:
             grants=tuple(grants),
             encode=tuple(self.encode),
             work=tuple(self.work.values()),
-            tiles=self.tiles,
-            rows=tuple(self.rows),
+            encode_budget=self.encode_budget,
+            row_jobs=tuple(self.row_jobs),
         )
 
 

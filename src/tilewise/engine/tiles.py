@@ -182,7 +182,7 @@ class TilePlanner:
         budget = self._encode_budget()
         # A budget below one tile cuts encoding into slices, to keep the steps of sequences that decode short. Where
         # none does, a slice would only be a step that brings nothing: None = go on until some tiles are in their pages.
-        plan.tiles = budget if budget >= 1 or any(sequence.decoding for sequence in running) else None
+        plan.encode_budget = budget if budget >= 1 or any(sequence.decoding for sequence in running) else None
         ahead = [*running, *waiting[:ENCODE_AHEAD]]
         for sequence in [sequence for sequence in ahead if sequence.tiles_after(sequence.num_computed)]:
             if sequence.moments.wanted is None and not self._has_tiles(sequence):

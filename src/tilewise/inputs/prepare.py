@@ -74,7 +74,7 @@ class Preparer:
     tokenizer: Tokenizer
     max_model_len: int
     config: EngineConfig = field(default_factory=EngineConfig)
-    """How media are read, and what answers may ask for."""
+    """Options of the engine: they say how media are read, and what answers may ask for."""
     cache: MediaCache = field(default_factory=lambda: MediaCache(0), repr=False)
     """The pictures already cut."""
     resize: Resize = field(default=by_pillow, repr=False)

@@ -151,8 +151,8 @@ class LocalRunner:
         began = time.perf_counter()
         computed = self._decode(plan) if plan.work else _NOTHING
         decoded = time.perf_counter() - began
-        written = self._lane.write(plan.rows)
-        encoded = (*written, *self._lane.take(plan.encode), *self._lane.advance(plan.tiles, wait=not plan.work))
+        written = self._lane.write(plan.row_jobs)
+        encoded = (*written, *self._lane.take(plan.encode), *self._lane.advance(plan.encode_budget, wait=not plan.work))
         tile = self._lane.tile_seconds
         seconds = None if tile is None else StepSeconds(decoded, tile)
         return LaunchedStep(computed.sampled, encoded, computed.prompt_scores, seconds, computed.check)
@@ -173,7 +173,7 @@ class LocalRunner:
             prompt_scores = score_prompts(plan.work, token_rows, tables, prompt_logits)
             logits = self._sampled_logits(self._model.logits, hidden, batch.logits_rows)
         if any(tables.admission(work.slot).sampling.prompt_logprobs is not None for work in plan.work):
-            prompt_scores = self._mesh.reported(prompt_scores)
+            prompt_scores = self._mesh.object_from_last_stage(prompt_scores)
         sampled = sample(logits, sampling, tables, self._model.ops, self._mesh)
         check = None
         if self._limits.check_numerics:
