@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from tilewise.engine.core import EngineCore
 from tilewise.plan import Resolved
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.remote.wire import Launch, Ready
-from tilewise.step import EncodedTile, Limits, StepPlan, StepResult
+from tilewise.step import EncodedTile, Handle, Limits, StepPlan, StepResult
 from tilewise.types import SampledToken
 
 LIMITS = Limits(256, 2048, 8192, 16, 256 * 129, 16, 64, 4, 4)
 
 
-@dataclass(frozen=True)
-class Nothing:
-    """A step that took no time."""
-
-    result: StepResult
-
-    def wait(self) -> StepResult:
-        return self.result
-
-
 class EmptyRunner:
     """Answers with the same ordinary token."""
 
-    def launch(self, plan: StepPlan) -> Nothing:
+    def launch(self, plan: StepPlan) -> Handle:
         sampled = {work.slot: (SampledToken(71),) for work in plan.work if work.samples}
-        return Nothing(StepResult(sampled, tuple(EncodedTile(job.digest) for job in plan.encode)))
+        result = StepResult(sampled, tuple(EncodedTile(job.digest) for job in plan.encode))
+        return lambda: result
 
     def check(self) -> None:
         pass

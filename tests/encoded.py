@@ -26,7 +26,7 @@ def demo_rows(picture: str, dtype: torch.dtype = torch.float32) -> Tensor:
         (cut,) = preparer.prompt("<image>", [image], SamplingParams()).images
     model = Architecture.of(found.checkpoint.folder).load(dtype, CpuPlatform().ops(), context=1)
     with torch.inference_mode():
-        return torch.cat([model.encode(torch.from_numpy(tile.pixels.copy())[None]).rows for tile in cut.tiles])
+        return torch.cat([model.encoder(torch.from_numpy(tile.pixels.copy())[None]).rows for tile in cut.tiles])
 
 
 def part_of(rows: Tensor) -> dict[str, Any]:

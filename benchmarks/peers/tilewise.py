@@ -65,7 +65,7 @@ class Tilewise(Peer):
         size = self._llm._prepare.spec.tiling.tile_size
         pixels = torch.randint(0, 256, (1, size, size, 3), dtype=torch.uint8)
         started = time.perf_counter()
-        self._llm._core._runner._model.encode(pixels)  # type: ignore[attr-defined]
+        self._llm._core._runner._model.encoder(pixels)  # type: ignore[attr-defined]
         return time.perf_counter() - started
 
     def preprocess(self, photos: Sequence[bytes]) -> int:

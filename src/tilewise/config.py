@@ -70,7 +70,7 @@ AUTO_LENGTH = -1
 
 
 def options_of(environment: Environment) -> dict[str, Any]:
-    """Return the options that variables set, unless they are set otherwise."""
+    """Return options that environment variables set. An option that was given explicitly wins over them."""
     return {"sequence_parallel_tokens": FLASHCOMM_TOKENS} if environment.flashcomm else {}
 
 

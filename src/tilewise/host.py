@@ -6,6 +6,7 @@ counts. Source: `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/` of th
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import signal
@@ -18,7 +19,11 @@ from urllib.parse import urlsplit
 
 from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
+from tilewise.units import GIB, in_bytes
 
+logger = logging.getLogger("tilewise")
+_LARGEST_CACHE = 4 * GIB
+"""Most bytes that a cache takes unless it is told how many."""
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
 """Address at which a server on this machine is asked, unless another is named."""
 
@@ -76,6 +81,20 @@ def available_memory(root: Path = Path("/")) -> Memory:
     """Return the machine's memory, or that of the tightest control group. `root` is where /proc and /sys are."""
     found = [machine_memory(root), *_group_memories(root)]
     return Memory(min(memory.total for memory in found), min(memory.free for memory in found))
+
+
+def cache_bytes(gib: float | None, what: str, option: str) -> int:
+    """Return the bytes that are so many GiB; None = 4, or a quarter of what machine or container has free, if less.
+
+    What was chosen is logged: `what` is kept, and the `option` by which to choose.
+    """
+    if gib is not None:
+        return int(gib * GIB)
+    free = available_memory().free
+    bound = min(_LARGEST_CACHE, free // 4)
+    why = "4 GiB" if bound == _LARGEST_CACHE else f"a quarter of the {in_bytes(free)} that are free"
+    logger.info("%s: kept in up to %s (%s; %s sets it)", what, in_bytes(bound), why, option)
+    return bound
 
 
 def machine_memory(root: Path = Path("/")) -> Memory:

@@ -1,7 +1,8 @@
-"""Options of the configurations: how one is declared, and the one validator that all of them have.
+"""Options of configurations and requests: how one is declared, and how its value is checked.
 
-A value is of the type that its field has, or it is refused: True is no number and "false" no switch. numpy's scalars
-are the numbers that they hold, and a list is taken for a tuple.
+A value of a configuration is of the type that its field has, or it is refused: True is no number and "false" no
+switch. numpy's scalars are the numbers that they hold, and a list is taken for a tuple. A field of a request has a
+`Rule` of its own.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from functools import cache
 from numbers import Integral, Real
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from tilewise.errors import InvalidConfig, did_you_mean
+from tilewise.errors import InvalidConfig, InvalidField, did_you_mean
+from tilewise.units import to_python
 
 MANY = 2**31 - 1
-"""Upper limit of a number that has none of its own, where a library counts in 32 bits."""
+"""Upper limit of a number that has none of its own, where a library or a device counts in 32 bits."""
 
 
 def option(
@@ -50,6 +52,50 @@ def option(
 def word(help: str, metavar: str, default: Any = dataclasses.MISSING) -> Any:
     """Declare an argument that is no flag, as a field of a dataclass; one whose default is a tuple takes several."""
     return dataclasses.field(default=default, metadata={"word": metavar, "help": help})
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A rule for the value of a field."""
+
+    wanted: str
+    """Words for what it must be."""
+    holds: Callable[[Any], Any]
+    """A function that says whether it is that; a TypeError or ValueError, of `prepare` too, says that it is not."""
+    prepare: Callable[[Any], Any] = to_python
+    """A function that makes of a given value the one that is checked and kept."""
+    most: int | None = None
+    """Most entries of a list."""
+    optional: bool = False
+    """True if None is allowed."""
+
+    def kept(self, name: str, value: Any) -> Any:
+        """Return the value as it is kept. Raises InvalidField."""
+        try:
+            value = self.prepare(value)
+            fine = self.holds(value) if value is not None else self.optional
+        except (TypeError, ValueError):
+            fine = False
+        if not fine:
+            most = f", at most {MANY}" if isinstance(value, int) and value > MANY else ""
+            raise InvalidField(name, f"{name} must be {self.wanted}{most}, got {value!r:.200}.")
+        if self.most is not None and len(value or ()) > self.most:
+            raise InvalidField(name, f"{name} may have at most {self.most} entries, got {len(value)}: send fewer.")
+        return value
+
+
+def checked(default: Any, wanted: str, holds: Callable[[Any], Any], **more: Any) -> Any:
+    """Return a field whose values are checked by a Rule; None is allowed if it is the default."""
+    rule = Rule(wanted, holds, **{"optional": default is None, **more})
+    return dataclasses.field(default=default, metadata={"rule": rule})
+
+
+def texts(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(text, str) and text for text in value)
+
+
+def switch(default: bool | None = False) -> Any:
+    return checked(default, "true or false", lambda value: isinstance(value, bool))
 
 
 def check_types(config: Any) -> None:

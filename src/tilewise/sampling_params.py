@@ -14,7 +14,8 @@ from tilewise.errors import InvalidField, UnknownOption
 from tilewise.foreign.keywords import ForeignKeyword, no_effect, refused
 from tilewise.foreign.modules import finder_of
 from tilewise.ignored import LOG, Ignored
-from tilewise.structured_outputs import LARGEST, StructuredOutputsParams, checked, switch, texts
+from tilewise.option import MANY, checked, switch, texts
+from tilewise.structured_outputs import StructuredOutputsParams
 from tilewise.units import to_python
 
 logger = logging.getLogger("tilewise")
@@ -40,7 +41,7 @@ def _whole(value: Any) -> bool:
 
 
 def _whole_from(least: int) -> Callable[[Any], bool]:
-    return lambda value: _whole(value) and least <= value <= LARGEST
+    return lambda value: _whole(value) and least <= value <= MANY
 
 
 def _ids(value: Any) -> bool:
@@ -110,7 +111,7 @@ class SamplingParams:
     temperature: float = checked(1.0, "a number >= 0", lambda value: 0 <= value < float("inf"), prepare=_warm)
     """0 = greedy: always the likeliest token."""
     top_p: float = checked(1.0, "in (0, 1]", lambda value: 0 < value <= 1)
-    top_k: int = checked(0, f"0 or -1 (off) or a whole number from 1 to {LARGEST}", _whole_from(-1))
+    top_k: int = checked(0, f"0 or -1 (off) or a whole number from 1 to {MANY}", _whole_from(-1))
     """0 or -1 = all tokens."""
     min_p: float = checked(0.0, "in [0, 1]", lambda value: 0 <= value <= 1)
     seed: int | None = checked(None, "a whole number", _whole, prepare=_seed)

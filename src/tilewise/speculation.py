@@ -80,6 +80,11 @@ class SpeculativeConfig:
                 raise InvalidConfig(f"speculative_config: {name} has no use with method {self.method}: leave it out.")
 
     @property
+    def ngram(self) -> tuple[int, int] | None:
+        """`lookup` of the method ngram; None of a draft model."""
+        return self.lookup if self.method == "ngram" else None
+
+    @property
     def lookup(self) -> tuple[int, int]:
         """Shortest and longest n-gram; if one alone is given, the other is its default or the nearest that fits."""
         longest = self.prompt_lookup_max or max(5, self.prompt_lookup_min or 0)

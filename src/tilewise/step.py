@@ -5,10 +5,12 @@ All plain data: a plan can be pickled to another process, and a test can write o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tilewise.sampling_params import SamplingParams
+from tilewise.speculation import SpeculativeConfig
 from tilewise.types import SampledToken, TokenIds
 
 if TYPE_CHECKING:
@@ -98,7 +100,7 @@ class Work(NamedTuple):
         return self.stop - self.drafts
 
     @property
-    def rows(self) -> int:
+    def num_choices(self) -> int:
         """Number of places at which a token is chosen."""
         return self.drafts + 1 if self.samples else 0
 
@@ -113,14 +115,15 @@ class StepPlan:
     encode: tuple[EncodeJob, ...]
     """Tiles to encode, behind those of earlier plans."""
     work: tuple[Work, ...]
-    tiles: float | None = None
-    """Number of tiles to encode in this step, parts of one counted by layers; None = until some are in their pages."""
-    rows: tuple[RowsJob, ...] = ()
+    encode_budget: float | None = None
+    """Tiles to encode after this step's tokens; 0.25 is a quarter of the tower's layers for one tile. None: go on until
+    at least one batch is finished."""
+    row_jobs: tuple[RowsJob, ...] = ()
 
     @property
     def empty(self) -> bool:
         """True if there is nothing new to compute, and nothing to write into the tables either."""
-        return not (self.work or self.encode or self.rows or self.admissions)
+        return not (self.work or self.encode or self.row_jobs or self.admissions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +165,8 @@ class StepResult:
     those before."""
 
 
-class Handle(Protocol):
-    """A step on its way through the device."""
-
-    def wait(self) -> StepResult: ...
+Handle = Callable[[], StepResult]
+"""A function that waits for the result of a launched step. What goes wrong in the step is raised by it."""
 
 
 class Runner(Protocol):
@@ -194,16 +195,6 @@ class FlashRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Speculation:
-    """The rule by which several tokens are guessed and verified in one step (Leviathan et al. 2023, Saxena 2023)."""
-
-    tokens: int
-    """Most guesses at a time."""
-    ngram: tuple[int, int] | None = None
-    """(shortest, longest) end of a sequence that is looked up in what stands before it; None: a draft model guesses."""
-
-
-@dataclass(frozen=True, slots=True)
 class Limits:
     """The sizes that scheduling has to respect, in tokens, blocks, pages and tiles."""
 
@@ -227,7 +218,8 @@ class Limits:
     prefix_caching: bool = True
     priorities: bool = False
     """True if requests' priorities count; else the first to come is the first served."""
-    speculation: Speculation | None = None
+    speculation: SpeculativeConfig | None = None
+    """Rule by which several tokens are guessed and verified in one step (Leviathan et al. 2023, Saxena 2023)."""
     batch_invariant: bool = False
     """True if a request's logits are bit by bit the same in any batch."""
     kv_cache_dtype: str | None = None

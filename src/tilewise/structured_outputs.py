@@ -1,63 +1,15 @@
-"""StructuredOutputsParams: the form that an answer has to have; and how options of a request are checked."""
+"""StructuredOutputsParams: the form that an answer has to have."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tilewise.errors import InvalidField, InvalidRequest, UnknownOption
+from tilewise.errors import InvalidRequest, UnknownOption
 from tilewise.foreign.keywords import no_effect, take_all
 from tilewise.ignored import LOG, Ignored
-from tilewise.units import to_python
-
-LARGEST = 2**31 - 1
-"""Largest whole number of an option: what devices count with has 32 bits or 64."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A rule for the value of a field."""
-
-    wanted: str
-    """Words for what it must be."""
-    holds: Callable[[Any], Any]
-    """A function that says whether it is that; a TypeError or ValueError, of `prepare` too, says that it is not."""
-    prepare: Callable[[Any], Any] = to_python
-    """A function that makes of a given value the one that is checked and kept."""
-    most: int | None = None
-    """Most entries of a list."""
-    optional: bool = False
-    """True if None is allowed."""
-
-    def kept(self, name: str, value: Any) -> Any:
-        """Return the value as it is kept. Raises InvalidField."""
-        try:
-            value = self.prepare(value)
-            fine = self.holds(value) if value is not None else self.optional
-        except (TypeError, ValueError):
-            fine = False
-        if not fine:
-            most = f", at most {LARGEST}" if isinstance(value, int) and value > LARGEST else ""
-            raise InvalidField(name, f"{name} must be {self.wanted}{most}, got {value!r:.200}.")
-        if self.most is not None and len(value or ()) > self.most:
-            raise InvalidField(name, f"{name} may have at most {self.most} entries, got {len(value)}: send fewer.")
-        return value
-
-
-def checked(default: Any, wanted: str, holds: Callable[[Any], Any], **more: Any) -> Any:
-    """Return a field whose values are checked by a Rule; None is allowed if it is the default."""
-    rule = Rule(wanted, holds, **{"optional": default is None, **more})
-    return dataclasses.field(default=default, metadata={"rule": rule})
-
-
-def texts(value: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(text, str) and text for text in value)
-
-
-def switch(default: bool | None = False) -> Any:
-    return checked(default, "true or false", lambda value: isinstance(value, bool))
+from tilewise.option import checked, switch, texts
 
 
 def _text(value: Any) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from tilewise.errors import TilewiseError
+from tilewise.errors import NotFinite, TilewiseError
 from tilewise.sampling_params import SamplingParams
-from tilewise.timing import InputTiming, RequestMetrics, Timing
+from tilewise.timing import EngineMoments, InputTiming, RequestMetrics, Timing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -153,6 +153,41 @@ class SampledToken:
     top: tuple[tuple[int, float], ...] = ()
     top_ranks: tuple[int, ...] = ()
     """Ranks of alternatives that were asked for by id; empty where they are 1, 2, ..."""
+
+
+class SequenceFailure(NamedTuple):
+    """The end of a sequence whose numbers are not finite; no token comes with it."""
+
+    request_id: str
+    error: NotFinite
+    finish_reason: str = "error"
+
+
+class TokenDelta(NamedTuple):
+    """One new token of a request. An aborted request just ends, without one."""
+
+    request_id: str
+    token: SampledToken
+    finish_reason: str | None
+    stop_reason: int | None
+    cached_tokens: int = 0
+    """Prompt tokens whose keys and values were cached when the sequence was first admitted."""
+    image_tokens_saved: int = 0
+    """Rows that a Flash model's router left out of the prompt."""
+    prompt_scores: tuple[SampledToken, ...] = ()
+    """The prompt's tokens from the second on, with log-probabilities; if asked for, and with the first token only."""
+    time: float = 0.0
+    """Moment at which the token was known, on the monotonic clock."""
+    moments: EngineMoments | None = None
+    """The sequence's way to its first token; None with later ones."""
+    encoded_tiles: tuple[int, ...] = ()
+    """Numbers of the prompt's tiles that were not there and had to be encoded; with the first token only."""
+    preemptions: int = 0
+    """Times that the sequence has given its blocks back so far."""
+
+
+SequenceDelta = TokenDelta | SequenceFailure
+"""The effect of a step on a sequence."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ def media_workers(server: Served) -> list[int]:
     """Return the processes that open pictures: grandchildren of the server's, below the one that forks them."""
     found = []
     for process in _children(server.process.pid):
-        if b"fork_server" in Path(f"/proc/{process}/cmdline").read_bytes():
+        if b"cut_worker" in Path(f"/proc/{process}/cmdline").read_bytes():
             found += _children(process)
     return found
 

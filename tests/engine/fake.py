@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from tilewise.engine.core import EngineCore
 from tilewise.engine.scheduler import Scheduler
 from tilewise.sampling_params import SamplingParams
-from tilewise.step import Admission, EncodedTile, EncodeJob, FlashRule, Limits, StepPlan, StepResult, Work
+from tilewise.step import Admission, EncodedTile, EncodeJob, FlashRule, Handle, Limits, StepPlan, StepResult, Work
 from tilewise.types import ImageInput, Request, SampledToken, Tile
 
 TILE_TOKENS = 4
@@ -89,14 +88,6 @@ def computed_prompt(item: Request, sizes: Limits) -> int:
     return len(item.prompt_ids) - item.prompt_ids.count(2) + len(image_rows(item, sizes))
 
 
-@dataclass(frozen=True)
-class Done:
-    result: StepResult
-
-    def wait(self) -> StepResult:
-        return self.result
-
-
 class FakeRunner:
     """Fails on any plan that reads what is not there or writes where it may not."""
 
@@ -121,7 +112,7 @@ class FakeRunner:
     def check(self) -> None:
         pass
 
-    def launch(self, plan: StepPlan) -> Done:
+    def launch(self, plan: StepPlan) -> Handle:
         self.plans.append(plan)
         for admission in plan.admissions:
             self._admit(admission)
@@ -133,9 +124,10 @@ class FakeRunner:
             self._check_work(work)
         self.queue += plan.encode
         assert len(self.queue) <= self.limits.tiles_in_flight
-        encoded = [self._encode(job) for job in self._ready(plan.tiles)]
+        encoded = [self._encode(job) for job in self._ready(plan.encode_budget)]
         sampled = {work.slot: self.next_tokens(work) for work in plan.work if work.samples}
-        return Done(StepResult(sampled, tuple(encoded)))
+        result = StepResult(sampled, tuple(encoded))
+        return lambda: result
 
     def _ready(self, tiles: float | None) -> list[EncodeJob]:
         """Some of the queue: at least one, if the plan waits for tiles."""

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engine.fake import request
-from tilewise.engine.drafts import PromptLookup
-from tilewise.engine.sequence import SequenceState
+from tilewise.engine.sequence import PromptLookup, SequenceState
 
 
 def guess(ids, most=4, shortest=1, longest=3):

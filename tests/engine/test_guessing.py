@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import chain
 
 from tests.engine.fake import FakeRunner, assert_nothing_is_held, limits, request
+from tests.guesses import drafting, lookup
 from tilewise.engine.core import EngineCore
-from tilewise.step import Limits, Speculation
+from tilewise.step import Limits
 from tilewise.types import Request
 
 
@@ -24,7 +25,7 @@ def deltas_by_step(requests: list[Request], sizes: Limits, stuttering: bool = Fa
 
 def test_right_guesses_bring_several_tokens_a_step():
     """An answer of 100 101 102 103 104 over and over, but for a 150 or the like at every eleventh position."""
-    sizes = limits(speculation=Speculation(3, (1, 2)))
+    sizes = limits(speculation=lookup(3, 1, 2))
     steps = deltas_by_step([request("a", text=5, max_tokens=16)], sizes, stuttering=True)
     whole = deltas_by_step([request("a", text=5, max_tokens=16)], limits(), stuttering=True)
     assert list(chain.from_iterable(steps)) == list(chain.from_iterable(whole))
@@ -35,7 +36,7 @@ def test_right_guesses_bring_several_tokens_a_step():
 
 def test_guesses_take_only_what_nobody_else_wants():
     """The budget goes to the prompt of b first; a's guesses get what is left."""
-    sizes = limits(speculation=Speculation(5), max_num_batched_tokens=9)
+    sizes = limits(speculation=drafting(5), max_num_batched_tokens=9)
     core = EngineCore(runner := FakeRunner(sizes), sizes)
     core.submit(request("a", text=3, max_tokens=30))
     core.step()
@@ -46,7 +47,7 @@ def test_guesses_take_only_what_nobody_else_wants():
 
 
 def test_no_guess_goes_beyond_the_last_allowed_token():
-    sizes = limits(speculation=Speculation(5))
+    sizes = limits(speculation=drafting(5))
     core = EngineCore(runner := FakeRunner(sizes), sizes)
     core.submit(request("a", text=3, max_tokens=3))
     core.step()
@@ -55,7 +56,7 @@ def test_no_guess_goes_beyond_the_last_allowed_token():
 
 def test_guesses_preempt_nobody():
     """Two sequences share all blocks but one: the first to guess takes that, the other guesses in what it has."""
-    sizes = limits(num_blocks=8, speculation=Speculation(4), prefix_caching=False)
+    sizes = limits(num_blocks=8, speculation=drafting(4), prefix_caching=False)
     core = EngineCore(runner := FakeRunner(sizes), sizes)
     core.submit(request("a", text=10, max_tokens=2))
     core.submit(request("b", text=10, max_tokens=2))
@@ -66,7 +67,7 @@ def test_guesses_preempt_nobody():
 
 
 def test_a_stop_token_among_right_guesses_ends_the_answer_there():
-    sizes = limits(speculation=Speculation(5))
+    sizes = limits(speculation=drafting(5))
     core = EngineCore(FakeRunner(sizes), sizes)
     core.submit(request("a", text=5, max_tokens=20, stop=(108,)))
     deltas = []

@@ -8,10 +8,9 @@ import pytest
 
 from tests.engine.fake import FLASH, FakeRunner, limits, request
 from tilewise.engine.core import EngineCore
-from tilewise.engine.scheduler import TokenDelta
 from tilewise.step import Limits, StepPlan
 from tilewise.timing import EngineMoments, InputTiming, Timing
-from tilewise.types import Request
+from tilewise.types import Request, TokenDelta
 
 STEP = 10.0
 """Seconds that every step takes on its device."""

@@ -6,11 +6,10 @@ import random
 
 import pytest
 
-from tests.engine.fake import Done, FakeRunner, assert_nothing_is_held, limits, request
+from tests.engine.fake import FakeRunner, assert_nothing_is_held, limits, request
 from tilewise.engine.core import EngineCore
-from tilewise.engine.sequence import SequenceFailure
-from tilewise.step import EncodedTile, EncodeJob, FlashRule, StepPlan, StepResult
-from tilewise.types import Request
+from tilewise.step import EncodedTile, EncodeJob, FlashRule, Handle, StepPlan, StepResult
+from tilewise.types import Request, SequenceFailure
 
 BAD_TILE = (7).to_bytes(16, "big")
 FLASH = FlashRule(tokens=1, relative_threshold=0.3, absolute_threshold=0.5)
@@ -23,11 +22,12 @@ class BrokenRunner(FakeRunner):
         super().__init__(sizes)
         self.bad, self.position = bad, position
 
-    def launch(self, plan: StepPlan) -> Done:
-        result = super().launch(plan).result
+    def launch(self, plan: StepPlan) -> Handle:
+        result = super().launch(plan)()
         hit = [work for work in plan.work if self._is_bad(work.slot) and work.known_stop > self.position]
         sampled = {slot: () if slot in [work.slot for work in hit] else new for slot, new in result.sampled.items()}
-        return Done(StepResult(sampled, result.encoded, not_finite={work.slot: "hidden states" for work in hit}))
+        found = StepResult(sampled, result.encoded, not_finite={work.slot: "hidden states" for work in hit})
+        return lambda: found
 
     def _is_bad(self, slot: int) -> bool:
         return self.bad is not None and self.admissions[slot].seed == self.bad.sampling.seed
@@ -85,7 +85,7 @@ def test_a_tile_ends_all_that_need_it_and_leaves_its_page(overlap: bool, flash: 
         assert sorted(failures) == ["b", "c"]
         assert "tile 2 of 2 of picture 1" in str(failures["b"].error)
         assert [len(tokens[name]) for name in "abcd"] == [4, 0, 0, 4]
-        assert not core._scheduler.tiles.is_ready(BAD_TILE)
+        assert core._scheduler.tiles.peek(BAD_TILE) is None
         assert BAD_TILE not in core._scheduler.scores
     assert core.counters.not_finite_tower == 6
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine.fake import FLASH, FakeRunner, assert_nothing_is_held, computed_prompt, limits, request
+from tests.guesses import drafting, lookup
 from tilewise.engine.core import EngineCore
-from tilewise.step import Speculation
 
 ARRIVALS = st.lists(
     st.tuples(
@@ -37,7 +37,7 @@ SIZES = st.builds(
     flash=st.sampled_from([None, FLASH]),
     prefix_caching=st.booleans(),
     priorities=st.booleans(),
-    speculation=st.sampled_from([None, Speculation(3, (1, 3)), Speculation(5, (2, 2)), Speculation(2)]),
+    speculation=st.sampled_from([None, lookup(3, 1, 3), lookup(5, 2, 2), drafting(2)]),
 )
 
 LATENESS = st.none() | st.integers(0, 999).map(random.Random)

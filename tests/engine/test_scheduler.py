@@ -60,7 +60,7 @@ def test_few_tiles_are_in_flight_and_little_is_encoded_while_something_decodes(b
     core.submit(request("picture", tiles=tuple(range(10, 18))))
     core.step()
     assert len(runner.plans[-1].encode) == 3
-    assert [plan.tiles for plan in runner.plans] == [alone, budget]
+    assert [plan.encode_budget for plan in runner.plans] == [alone, budget]
 
 
 def test_tiles_of_waiting_requests_are_encoded_ahead():
@@ -175,7 +175,7 @@ def test_a_token_in_flight_of_an_aborted_sequence_is_dropped():
     scheduler.add(request("a"))
     plan = scheduler.plan()
     scheduler.abort("a")
-    assert scheduler.commit(plan, runner.launch(plan).wait()) == []
+    assert scheduler.commit(plan, runner.launch(plan)()) == []
     assert_nothing_is_held(scheduler)
 
 

@@ -129,7 +129,7 @@ class Recorder:
         """In the order of the launches, perhaps in another thread."""
         owners = self._owners.popleft()
         found = self.real_sample(logits, work, *rest)
-        for item, rows in zip(work, logits.split([item.rows for item in work]), strict=True):
+        for item, rows in zip(work, logits.split([item.num_choices for item in work]), strict=True):
             self.logits[owners[item.slot]] += rows[: len(found.wait()[item.slot])]
         return found
 

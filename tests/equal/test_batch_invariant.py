@@ -11,11 +11,11 @@ import torch
 from tests.equal import contract
 from tests.equal.driver import Engine
 from tests.equal.test_equal import requests
+from tests.guesses import drafting, lookup
 from tests.tiny import SPECS, TWINS, TinySpec, write_original
 from tilewise import LLM, SamplingParams
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
 from tilewise.platforms.ops import INVARIANT_ROWS, TorchOps
-from tilewise.step import Speculation
 
 WIDE = replace(
     SPECS["qwen2-300m"], hidden=384, intermediate=1024, vision_hidden=192, vision_heads=3, vision_intermediate=768
@@ -115,7 +115,7 @@ def test_logits_do_not_depend_on_the_way(model, alone, monkeypatch, changes):
 
 @pytest.mark.parametrize("draft", [False, True], ids=["lookup", "draft model"])
 def test_guesses_change_no_bit(model, alone, monkeypatch, draft):
-    speculation = Speculation(3, None if draft else (1, 2))
+    speculation = drafting(3) if draft else lookup(3, 1, 2)
     engine = model.engine(speculation=speculation, draft=model.folder if draft else None, max_num_batched_tokens=40)
     assert not note(engine.run(requests(), monkeypatch), alone)
     assert engine.core.counters.draft_tokens or not draft, "a lookup may find nothing"

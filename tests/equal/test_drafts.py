@@ -7,12 +7,12 @@ import pytest
 from tests.equal.contract import assert_same
 from tests.equal.driver import Engine, prompt
 from tests.equal.test_structured import GRAMMARS
+from tests.guesses import drafting, lookup
 from tests.tiny import END_IDS, SPECS, TWINS, write_original
 from tilewise.sampling_params import StructuredOutputsParams
-from tilewise.step import Speculation
 
-LOOKUP = Speculation(tokens=3, ngram=(1, 3))
-DRAFTING = Speculation(tokens=3)
+LOOKUP = lookup(3, 1, 3)
+DRAFTING = drafting(3)
 CHANGES = [
     {},
     {"max_num_batched_tokens": 13},

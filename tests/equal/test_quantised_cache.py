@@ -14,11 +14,11 @@ from tests.equal.contract import assert_same
 from tests.equal.driver import Engine
 from tests.equal.test_batch_invariant import differing
 from tests.equal.test_equal import requests
+from tests.guesses import drafting, lookup
 from tests.tiny import SPECS, write_original
 from tilewise import LLM
 from tilewise.errors import InvalidConfig
 from tilewise.platforms.ops import Ops
-from tilewise.step import Speculation
 
 KINDS = ("int8", "fp8")
 A_STEP = {"int8": 2e-3, "fp8": 2e-2}
@@ -31,7 +31,7 @@ WAYS = {
     "overlapped": {"overlap": True, "max_num_batched_tokens": 37},
     "op by op": {"graphs": False},
     "reference": {"ops": Ops()},
-    "lookup": {"speculation": Speculation(3, (1, 2))},
+    "lookup": {"speculation": lookup(3, 1, 2)},
 }
 
 
@@ -74,7 +74,7 @@ def test_cold_equals_cached(folder, kind, alone, monkeypatch):
 
 
 def test_a_draft_model_has_a_cache_of_the_same_kind(folder, kind, alone, monkeypatch):
-    engine = Engine(folder, kv_cache_dtype=kind, draft=folder, speculation=Speculation(3))
+    engine = Engine(folder, kv_cache_dtype=kind, draft=folder, speculation=drafting(3))
     assert_same(engine.run(requests(), monkeypatch), alone, A_STEP[kind])
     drafter = engine.runner._runner._drafter
     assert drafter._forward._caches[0].numbers.itemsize == 1

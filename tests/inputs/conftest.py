@@ -4,8 +4,8 @@ import pytest
 
 from tests.inputs.media.loopback import base, no_connection, running, server  # noqa: F401
 from tests.inputs.vocabulary import CONTROL, NOT_SPECIAL, small_tokenizer
+from tilewise.config import EngineConfig
 from tilewise.inputs.media.tiling import Tiling
-from tilewise.inputs.options import InputOptions
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import TEMPLATES
@@ -33,10 +33,10 @@ def control_ids(tokenizer):
 def make_preparer(tokenizer):
     """A preparer for tiles of 28 pixels and 4 tokens, unless told otherwise."""
 
-    def make(max_model_len=4096, options=None, **tiling):
+    def make(max_model_len=4096, config=None, **tiling):
         tiles = Tiling(**{"tile_size": 28, **tiling})
         end_ids = frozenset({tokenizer.special_id("<|im_end|>")})
         spec = InputSpec(TEMPLATES["internvl2_5"], tiles, 4, end_ids)
-        return Preparer(spec, tokenizer, max_model_len, options or InputOptions())
+        return Preparer(spec, tokenizer, max_model_len, config or EngineConfig())
 
     return make

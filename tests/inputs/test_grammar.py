@@ -13,10 +13,11 @@ import pytest
 from tests.inputs import kinds
 from tests.inputs.vocabulary import small_tokenizer
 from tests.inputs.walks import CHOICES, GBNF, PATTERNS, SCHEMAS, SUMS, walk
+from tilewise.config import EngineConfig
 from tilewise.engine.grammar import ids_in
 from tilewise.errors import InvalidRequest
 from tilewise.inputs.grammar import MAX_CHARACTERS, MAX_NESTING, Grammars
-from tilewise.inputs.options import InputOptions
+from tilewise.inputs.options import structured
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
 
@@ -430,8 +431,10 @@ def test_structural_tags(small, tag, good, bad):
 
 def test_what_holds_for_all_requests_gives_way_to_what_a_request_says():
     wanted = SamplingParams(structured_outputs=StructuredOutputsParams(json=NAMED))
-    opened = InputOptions(closed_objects=False, compact_json=True).structured(wanted).structured_outputs
+    opened = structured(
+        wanted, EngineConfig(disable_additional_properties=False, disable_any_whitespace=True)
+    ).structured_outputs
     assert (opened.disable_additional_properties, opened.disable_any_whitespace) == (False, True)
     said = SamplingParams(structured_outputs=StructuredOutputsParams(json=NAMED, disable_additional_properties=True))
-    assert InputOptions(closed_objects=False).structured(said) == said
-    assert InputOptions().structured(wanted) == wanted
+    assert structured(said, EngineConfig(disable_additional_properties=False)) == said
+    assert structured(wanted, EngineConfig()) == wanted

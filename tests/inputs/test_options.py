@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tilewise.config import EngineConfig
 from tilewise.errors import InvalidRequest
-from tilewise.inputs.options import InputOptions, bad_word_ids
+from tilewise.inputs.options import bad_word_ids
 from tilewise.sampling_params import SamplingParams
 
 
@@ -42,7 +43,7 @@ def test_end_tokens_of_other_models_are_accepted(make_preparer):
 
 @pytest.mark.parametrize("most", [-1, 50])
 def test_the_engine_may_allow_more_log_probabilities(make_preparer, most):
-    preparer = make_preparer(options=InputOptions(max_logprobs=most))
+    preparer = make_preparer(config=EngineConfig(max_logprobs=most))
     assert preparer.prompt("a", [], SamplingParams(logprobs=50)).sampling.logprobs == 50
 
 

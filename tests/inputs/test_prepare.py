@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tilewise.config import EngineConfig
 from tilewise.errors import InvalidMedia, InvalidRequest, TooLong, UnknownOption
 from tilewise.inputs.context import MAX_CHARACTERS
-from tilewise.inputs.media.images import ImageLimits
 from tilewise.inputs.media.tiling import LimitedPicture, tile_digest
 from tilewise.inputs.messages import parse_messages
-from tilewise.inputs.options import InputOptions
 from tilewise.inputs.pieces import MediaPlace, Message, Special, Text, join_text
 from tilewise.inputs.prepare import TemplateOptions
 from tilewise.sampling_params import SamplingParams
@@ -115,14 +114,14 @@ def test_each_picture_has_the_whole_budget_by_default(preparer):
 
 @pytest.mark.parametrize(("pictures", "tiles"), [(1, 13), (2, 7), (6, 3), (13, 1)])
 def test_shared_budget_is_split_over_the_pictures(make_preparer, pictures, tiles):
-    preparer = make_preparer(options=InputOptions(tile_budget="share"))
+    preparer = make_preparer(config=EngineConfig(tile_budget="share"))
     request = ask(preparer, "a", *[picture((600, 300) if pictures == 6 else (400, 300), 1)] * pictures)
     assert all(len(image.tiles) <= max(1, 12 // pictures) + 1 for image in request.images)
     assert len(request.images[0].tiles) == tiles
 
 
 def test_shared_budget_does_not_count_video_frames(make_preparer):
-    preparer = make_preparer(options=InputOptions(tile_budget="share"))
+    preparer = make_preparer(config=EngineConfig(tile_budget="share"))
     message = Message("user", "", 1, (4,))
     request = preparer.chat([message], [picture((400, 300)), [picture()] * 4], GREEDY)
     assert [len(image.tiles) for image in request.images] == [13, 1, 1, 1, 1]
@@ -132,14 +131,14 @@ def test_orientation_is_followed_only_when_the_engine_says_so(make_preparer):
     turned = picture(THREE)
     turned.getexif()[0x0112] = 6
     sizes = [
-        ask(make_preparer(options=InputOptions(exif_orientation=follow)), "a", turned).images[0].original_size
+        ask(make_preparer(config=EngineConfig(exif_orientation=follow)), "a", turned).images[0].original_size
         for follow in (False, True)
     ]
     assert sizes == [THREE, THREE[::-1]]
 
 
 def test_limits_hold_for_pictures_in_memory(make_preparer):
-    preparer = make_preparer(options=InputOptions(limits=ImageLimits(max_pixels=100)))
+    preparer = make_preparer(config=EngineConfig(max_image_pixels=100))
     with pytest.raises(InvalidMedia, match="28x28 = 784 pixels, the limit is 100"):
         ask(preparer, "a", picture())
 
@@ -325,9 +324,9 @@ def test_the_order_of_parts_can_be_asked_for(preparer, asked):
     turns = [Message("user", "A\nB", 1, parts=("A", MediaPlace("image"), "B"))]
     first = preparer.chat(turns, [picture()], GREEDY)
     assert first.prompt.endswith("user\n<image>\nA\nB<|im_end|>\n<|im_start|>assistant\n")
-    options = replace(preparer.options, interleave=asked == "server")
+    config = replace(preparer.config, interleave_mm_strings=asked == "server")
     processor = {"interleave_mm_strings": True} if asked == "request" else {}
-    kept = replace(preparer, options=options).chat(turns, [picture()], GREEDY, TemplateOptions(processor=processor))
+    kept = replace(preparer, config=config).chat(turns, [picture()], GREEDY, TemplateOptions(processor=processor))
     assert kept.prompt.endswith("user\nA\n<image>\nB<|im_end|>\n<|im_start|>assistant\n")
     with pytest.raises(InvalidRequest, match="interleave_mm_strings must be true or false"):
         preparer.chat(turns, [picture()], GREEDY, TemplateOptions(processor={"interleave_mm_strings": 1}))

@@ -9,11 +9,10 @@ from PIL import Image
 
 from tests.inputs.kinds import KINDS
 from tests.inputs.vocabulary import small_definition
+from tilewise.config import EngineConfig
 from tilewise.errors import InvalidMedia
 from tilewise.inputs.inspection import Conversation, Run, build_example, count_pieces
-from tilewise.inputs.media.images import ImageLimits
 from tilewise.inputs.media.tiling import Tiling
-from tilewise.inputs.options import InputOptions
 from tilewise.inputs.pieces import ImageSlot, Message, Special, Text
 from tilewise.inputs.prepare import Preparer, TemplateOptions
 from tilewise.inputs.spec import InputSpec
@@ -52,7 +51,7 @@ def preparers(draw) -> Preparer:
     tiling = Tiling(28, smallest, draw(st.integers(smallest, 6)), draw(st.booleans()), draw(st.booleans()))
     start = TOKENIZER.special_id("<s>") if draw(st.booleans()) else None
     spec = InputSpec(SPOKEN[draw(st.sampled_from(sorted(SPOKEN)))], tiling, 4, frozenset(), start)
-    return Preparer(spec, TOKENIZER, 10_000, InputOptions(tile_budget=draw(st.sampled_from(["each", "share"]))))
+    return Preparer(spec, TOKENIZER, 10_000, EngineConfig(tile_budget=draw(st.sampled_from(["each", "share"]))))
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +126,7 @@ def test_the_start_token_is_not_written_twice():
 
 
 def test_sizes_have_the_limits_of_pictures(make_preparer):
-    prepare = make_preparer(options=InputOptions(limits=ImageLimits(max_pixels=100)))
+    prepare = make_preparer(config=EngineConfig(max_image_pixels=100))
     with pytest.raises(InvalidMedia, match="28x28 = 784 pixels, the limit is 100"):
         build_example(prepare, Conversation([Message("user", "a", 1)], [(28, 28)]))
 

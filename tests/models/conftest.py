@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tests.models.driving import load
 from tests.tiny import SPECS, TWINS, reference_model, write_hf, write_original
-from tilewise.models.internvl import InternVL
+from tilewise.models.decoder import InternVL
 from tilewise.platforms.ops import Ops
 
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.tiny import IMAGE_ID, TinySpec
-from tilewise.models.decoder import ModelBatch
-from tilewise.models.internvl import InternVL
+from tilewise.models.decoder import InternVL, ModelBatch
 from tilewise.models.load import Architecture
 from tilewise.platforms.kv_cache import PagedLayout
 from tilewise.platforms.ops import Ops
@@ -80,7 +79,7 @@ def all_logits(model: InternVL, ids: Sequence[int], pixels: Tensor, image_id: in
     shape = (max(len(pixels), 1), tokens, model.config.decoder.hidden_size)
     pool = torch.full(shape, float("nan"), dtype=model.decoder.dtype)
     if len(pixels) and model.encoder is not None:
-        pool[pages] = model.encode(pixels).rows[:, :tokens]
+        pool[pages] = model.encoder(pixels).rows[:, :tokens]
     tile_rows = [page * tokens + row for page, row in itertools.product(pages, range(tokens))]
     batch = ModelBatch(
         token_ids=token_ids,
@@ -91,4 +90,4 @@ def all_logits(model: InternVL, ids: Sequence[int], pixels: Tensor, image_id: in
         logits_rows=torch.arange(len(ids)),
     )
     hidden = model.hidden(batch, new_caches(model, blocks), pool)
-    return model.logits(hidden) if model.decoder.has_head else hidden
+    return model.logits(hidden) if model._mesh.is_last_stage else hidden

@@ -48,7 +48,7 @@ class Recorder(Ops):
 
 def test_pixels_are_normalised_in_float32_and_then_rounded(folder_of: FolderOf) -> None:
     ops, pixels = Recorder(), random_tiles(SPECS["qwen2-300m"], 2)
-    load(folder_of("qwen2-300m"), ops, dtype=torch.bfloat16).encode(pixels)
+    load(folder_of("qwen2-300m"), ops, dtype=torch.bfloat16).encoder(pixels)
     expected = torch.nn.functional.unfold(normalised(pixels), kernel_size=14, stride=14).transpose(1, 2).bfloat16()
     assert ops.first.dtype == torch.bfloat16
     assert torch.equal(ops.first, expected)

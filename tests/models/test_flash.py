@@ -56,7 +56,7 @@ def question(tiles, spec=SPEC):
 def test_scores_and_both_forms_of_rows(name, ops, folder_of, reference_of, parity: ParityTable):
     pixels, reference = random_tiles(TWINS[name], 12), reference_of(name)
     with torch.inference_mode():
-        ours = load(folder_of(name), ops).encode(pixels)
+        ours = load(folder_of(name), ops).encoder(pixels)
         features = reference.features(pixels)
         scores, few = reference.modules.scores(features), reference.modules.few_rows(features)
     assert float(scores.max() - scores.min()) > 0.02, "the weights make every tile alike"

@@ -64,7 +64,7 @@ def test_tower_shuffle_and_projector(
 ) -> None:
     ops, pixels = OPS[form], random_tiles(MODELS[name], 2)
     with torch.inference_mode():
-        ours = ours_of(name, form, ops).encode(pixels).rows[:, : MODELS[name].tokens_per_tile]
+        ours = ours_of(name, form, ops).encoder(pixels).rows[:, : MODELS[name].tokens_per_tile]
         theirs = theirs_of(name).get_image_features(normalised(pixels), return_dict=True).pooler_output
     parity.check(name, type(ops).__name__, "tile rows", ours, theirs.view_as(ours), form=form)
 
@@ -78,7 +78,7 @@ def test_position_embeddings_of_another_tile_size(ops: Ops, tmp_path: Path, pari
     config.write_text(config.read_text().replace('"force_image_size": 56', '"force_image_size": 84'))
     model, pixels = load(folder, ops), random_tiles(dataclasses.replace(spec, tile_size=84), 2)
     with torch.inference_mode():
-        ours = model.encode(pixels).rows
+        ours = model.encoder(pixels).rows
         theirs = reference_model(write_hf(tmp_path / "hf", spec)).get_image_features(
             normalised(pixels), return_dict=True
         )

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from tilewise.inputs.media.fork_server import ForkServer
+from tilewise.inputs.media.cut_worker import ForkServer
 from tilewise.remote.engine import EngineProcess
 
 

@@ -9,7 +9,7 @@ import torch
 
 from tests.models.driving import random_tiles
 from tests.tiny import SPECS, write_original
-from tilewise.models.internvl import InternVL
+from tilewise.models.decoder import InternVL
 from tilewise.models.load import Architecture
 from tilewise.models.tile_encoder import TileEncoder
 from tilewise.platforms.ops import Ops
@@ -59,7 +59,7 @@ def test_slices_do_not_change_rows(model: InternVL, tiles: float | None) -> None
         for first, stop in ((0, 2), (2, 4), (4, 6), (6, 7)):
             pixels = torch.stack([torch.from_numpy(job.pixels) for job in wanted[first:stop]])
             pages = [job.page for job in wanted[first:stop]]
-            assert torch.equal(lane.pools[0][pages], model.encode(pixels).rows)
+            assert torch.equal(lane.pools[0][pages], model.encoder(pixels).rows)
 
 
 def test_a_slice_is_at_most_what_was_asked_for(model: InternVL) -> None:

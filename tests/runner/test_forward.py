@@ -10,17 +10,16 @@ import pytest
 import torch
 
 from tests.equal.driver import LIMITS
+from tests.guesses import drafting
 from tests.models.driving import BLOCK, new_caches
 from tests.tiny import SPECS, write_original
-from tilewise.models.decoder import ModelBatch
-from tilewise.models.internvl import InternVL
+from tilewise.models.decoder import InternVL, ModelBatch
 from tilewise.models.load import Architecture
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.native import NoKernels
 from tilewise.platforms.kv_cache import PagedLayout
 from tilewise.runner import forward as forward_module
 from tilewise.runner.forward import Forward
-from tilewise.step import Speculation
 from tilewise.weights.folder import CheckpointFolder
 
 PLATFORM = CpuPlatform()
@@ -58,7 +57,7 @@ def batch_of(counts: list[int], before: int, image_rows: int = 0) -> ModelBatch:
 
 
 def forward_of(model: InternVL, guesses: int = 0, captures: bool = True) -> Forward:
-    limits = replace(LIMITS, speculation=Speculation(guesses) if guesses else None)
+    limits = replace(LIMITS, speculation=drafting(guesses) if guesses else None)
     caches = [cache.zero_() for cache in new_caches(model, 1 + SEQUENCES * CONTEXT // BLOCK)]
     pool = torch.zeros(1, 4, model.config.decoder.hidden_size)
     return Forward(model, limits, caches, pool, PLATFORM.capturer if captures else None)

@@ -15,7 +15,7 @@ from tilewise.errors import InvalidRequest
 from tilewise.inputs.model_inputs import ModelInputs
 from tilewise.models.load import Architecture
 from tilewise.platforms.cpu import CpuPlatform
-from tilewise.runner.tower import TileTower, build_tower, cache_bytes
+from tilewise.runner.tower import TileTower, build_tower
 from tilewise.types import Tile
 from tilewise.weights.checkpoint import Checkpoint
 from tilewise.weights.checkpoint_source import FileTensors
@@ -42,7 +42,7 @@ def test_rows_are_those_of_the_whole_model(tmp_path, write, dtype):
     found = torch.from_numpy(tower.encode(tiles)[0])
     model = Architecture.of(Checkpoint.of(config).folder).load(getattr(torch, dtype), CpuPlatform().ops(), context=1)
     with torch.inference_mode():
-        expected = model.encode(torch.from_numpy(tiles[0].pixels.copy())[None]).rows[0]
+        expected = model.encoder(torch.from_numpy(tiles[0].pixels.copy())[None]).rows[0]
     assert torch.equal(found.view(torch.bfloat16) if dtype == "bfloat16" else found, expected)
 
 
@@ -84,11 +84,6 @@ def test_a_dummy_tower_needs_no_weights(tmp_path: Path):
     (folder / "model.safetensors").unlink()
     tower, config = tower_of(model=str(folder), load_format="dummy")
     assert len(tower.encode(tiles_of(config)[:1])) == 1
-
-
-def test_how_much_is_kept_in_memory():
-    assert cache_bytes(EngineConfig(encoder_cache_gb=0.5)) == 2**29
-    assert 0 < cache_bytes(EngineConfig()) <= 2**32
 
 
 def test_more_tiles_than_a_request_may_have_are_not_cut():

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tilewise.errors import InvalidCheckpoint, TilewiseError
-from tilewise.models.internvl import InternVL
+from tilewise.models.decoder import InternVL
 from tilewise.models.load import Architecture
 from tilewise.platforms.ops import Ops
 from tilewise.weights.folder import CheckpointFolder

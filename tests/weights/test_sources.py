@@ -103,7 +103,7 @@ def test_two_random_models_agree(tmp_path: Path) -> None:
     architecture = Architecture.of(CheckpointFolder.open(write_hf(tmp_path, SPECS["qwen2-300m"])))
     pixels = torch.full((1, 56, 56, 3), 90, dtype=torch.uint8)
     first, second = (
-        architecture.build(RandomSource(torch.float32), Ops(), context=16).encode(pixels).rows for _ in range(2)
+        architecture.build(RandomSource(torch.float32), Ops(), context=16).encoder(pixels).rows for _ in range(2)
     )
     assert torch.equal(first, second)
 

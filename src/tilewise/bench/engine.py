@@ -237,7 +237,7 @@ def _encode(runner: Runner, jobs: tuple[EncodeJob, ...]) -> float:
     # A runner may encode over several steps: empty ones follow the first until all tiles have come.
     plan, left = StepPlan(0, (), (), jobs, ()), len(jobs)
     while left:
-        left -= len(runner.launch(plan).wait().encoded)
+        left -= len(runner.launch(plan)().encoded)
         plan = StepPlan(plan.index + 1, (), (), (), ())
     return time.perf_counter() - started
 

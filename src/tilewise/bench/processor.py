@@ -23,6 +23,7 @@ from tilewise.inputs.media.images import to_rgb
 from tilewise.inputs.media.reader import MediaReader
 from tilewise.inputs.media.tiling import LimitedPicture, Media, Tiling, tile_digest, tile_image
 from tilewise.inputs.messages import read_messages
+from tilewise.inputs.options import tilings
 from tilewise.inputs.pieces import Message
 from tilewise.inputs.prepare import Preparer
 from tilewise.sampling_params import SamplingParams
@@ -51,7 +52,7 @@ class Stages:
 def measure_stages(conversation: Sequence[dict[str, Any]], preparer: Preparer, reader: MediaReader) -> Stages:
     decode, (messages, media) = _timed(lambda: read_messages(conversation, reader.timed()))
     pictures = list(_pictures(media, preparer))
-    turned = preparer.options.exif_orientation
+    turned = preparer.config.exif_orientation
     tiling, cut = _timed(lambda: [tile_image(to_rgb(image, turned), rule, preparer.resize) for image, rule in pictures])
     hashing, _ = _timed(lambda: [picture_digest(image, rule, turned) for image, rule in pictures])
     digests, _ = _timed(lambda: [tile_digest(tile) for tiles in cut for tile in tiles])
@@ -64,7 +65,7 @@ def measure_stages(conversation: Sequence[dict[str, Any]], preparer: Preparer, r
 def _pictures(media: Sequence[Media], preparer: Preparer) -> Iterator[tuple[Image.Image, Tiling]]:
     """Yield the pictures that are cut into tiles, frames of videos too, each with its tiling."""
     pictures = sum(not isinstance(item, list) for item in media)
-    of_picture, of_frame = preparer.options.tilings(preparer.spec.tiling, pictures)
+    of_picture, of_frame = tilings(preparer.spec.tiling, pictures, preparer.config)
     for item in media:
         if isinstance(item, list):
             yield from ((frame, of_frame) for frame in item)

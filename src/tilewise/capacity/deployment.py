@@ -123,21 +123,21 @@ class Remedies:
 
 @dataclass(frozen=True)
 class Deployment:
-    wishes: PlanRequest
+    request: PlanRequest
     planner: Planner
     work: Path
 
     @classmethod
-    def of(cls, wishes: PlanRequest, work: Path, environment: Environment) -> Deployment:
+    def of(cls, request: PlanRequest, work: Path, environment: Environment) -> Deployment:
         """Plan a deployment, with files made in folder `work`. Raises what a start would before it reads a weight."""
-        platform = platform_of(wishes.devices.device, wishes.config.device)
-        platform.ops(why_batch_invariant(wishes.config, environment) is not None)  # which refuses what it cannot do
-        model = planned_model(wishes.config, wishes.quantization, platform, work)
-        shape = wishes.shape if wishes.tiles_stated else replace(wishes.shape, tiles=_most_tiles(model.tiling))
-        shape.check_limit(wishes.config.limit_mm_per_prompt)
-        if wishes.layout is not None:
-            _check_layout(wishes.layout, wishes.devices, model.sizes)
-        return cls(wishes, Planner(model, wishes.devices, device_facts(platform), shape, environment), work)
+        platform = platform_of(request.devices.device, request.config.device)
+        platform.ops(why_batch_invariant(request.config, environment) is not None)  # which refuses what it cannot do
+        model = planned_model(request.config, request.quantization, platform, work)
+        shape = request.shape if request.tiles_stated else replace(request.shape, tiles=_most_tiles(model.tiling))
+        shape.check_limit(request.config.limit_mm_per_prompt)
+        if request.layout is not None:
+            _check_layout(request.layout, request.devices, model.sizes)
+        return cls(request, Planner(model, request.devices, device_facts(platform), shape, environment), work)
 
     @cached_property
     def compared(self) -> list[LayoutPlan]:
@@ -153,8 +153,8 @@ class Deployment:
     @cached_property
     def chosen(self) -> LayoutPlan:
         """The layout that was asked for, else the recommended one, else the one that is nearest to fit."""
-        if self.wishes.layout is not None:
-            return self.planner.plan(self.wishes.layout)
+        if self.request.layout is not None:
+            return self.planner.plan(self.request.layout)
         if not self.compared:
             return self.planner.plan(self.planner.layouts()[0])
         return self.recommended or max(self.compared, key=lambda plan: plan.memory.left)
@@ -163,11 +163,11 @@ class Deployment:
     def remedies(self) -> list[Remedy]:
         if self.chosen.fits:
             return []
-        return list(Remedies(self.planner, self.wishes.layout, self._requantised).found())
+        return list(Remedies(self.planner, self.request.layout, self._requantised).found())
 
     def _requantised(self, scheme: str) -> PlannedModel:
         return planned_model(
-            self.wishes.config, scheme, platform_of(self.wishes.devices.device, self.wishes.config.device), self.work
+            self.request.config, scheme, platform_of(self.request.devices.device, self.request.config.device), self.work
         )
 
 

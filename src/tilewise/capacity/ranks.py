@@ -8,91 +8,23 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
 
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
 from tilewise.layout import Layout
 from tilewise.models.config import DecoderConfig, ModelConfig, shared_out
-from tilewise.models.decoder import BlockFactory, DecoderLayer
-from tilewise.models.internvl import InternVL
-from tilewise.models.load import Architecture
-from tilewise.parallel.mesh import Mesh, Share
+from tilewise.models.decoder import BlockFactory, DecoderLayer, InternVL
+from tilewise.models.load import TOWER_PARTS, Architecture, PartsView
+from tilewise.parallel.mesh import Mesh
 from tilewise.plan import ModelFacts, with_draft, with_vision_workers
 from tilewise.plan.floors import Matrices, RankWork
-from tilewise.platforms.forms import Dense, Form, Int8
 from tilewise.platforms.ops import Ops
-from tilewise.platforms.weights import DenseWeight, Store, Use, Weight, as_it_came
 from tilewise.runner.build import model_facts, weight_store
 from tilewise.weights.sources import ShapeSource
 from tilewise.weights.view import StoredLinear, View
 
 if TYPE_CHECKING:
     from tilewise.capacity.model import PlannedModel
-
-TOWER_PARTS = ("tower", "projector")
-"""Parts that each vision worker has, and the engine beside them has not."""
-PARTS = (*TOWER_PARTS, "embedding", "head", "attention", "mlp")
-_BEGINNINGS = {
-    "vision.": "tower",
-    "projector.": "projector",
-    "flash.": "projector",
-    "language.model.embed_tokens.": "embedding",
-    "language.model.layers.": "attention",
-    "language.": "head",
-}
-_MLP = ".mlp."
-
-
-def part_of(name: str) -> str:
-    """Return the part of the model that a tensor or a module belongs to, by its internal name."""
-    part = next(part for beginning, part in _BEGINNINGS.items() if name.startswith(beginning))
-    return "mlp" if part == "attention" and _MLP in name else part
-
-
-@dataclass
-class PartSums:
-    """The matrices that were kept so far, by part of the model."""
-
-    store: Store
-    rounds: bool
-    """True if matrices in floats become int8 as they are stored."""
-    parts: dict[str, Matrices] = field(default_factory=lambda: dict.fromkeys(PARTS, Matrices()))
-
-    def add(self, part: str, found: Matrices) -> None:
-        self.parts[part] += found
-
-    def keep(self, prefix: str, parts: Sequence[Form], bias: Tensor | None, use: Use) -> Weight:
-        weight = self.store(parts, bias, use)
-        # A shared matrix that is kept as it came is a tensor that was counted when it was read.
-        taken = 0 if use is Use.SHARED and isinstance(weight, DenseWeight) else weight.nbytes
-        numbers = [(form.shape[0] * form.shape[1], self._is_int8(form)) for form in parts]
-        floats, int8 = (sum(count for count, found in numbers if found is wanted) for wanted in (False, True))
-        self.add(part_of(prefix), Matrices(taken, floats, int8))
-        return weight
-
-    def _is_int8(self, form: Form) -> bool:
-        return isinstance(form, Int8) or (self.rounds and isinstance(form, Dense))
-
-
-@dataclass(frozen=True)
-class PartsView(View):
-    """A view that counts what is read and kept below it."""
-
-    sums: PartSums = field(default_factory=lambda: PartSums(as_it_came, False))
-
-    def at(self, module: str | int) -> PartsView:
-        prefix = f"{self.prefix}{module}."
-
-        def keep(parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
-            return self.sums.keep(prefix, parts, bias, use)
-
-        return replace(self, prefix=prefix, store=keep)
-
-    def tensor(self, name: str, *shape: int, share: Share | None = None) -> Tensor:
-        found = super().tensor(name, *shape, share=share)
-        self.sums.add(part_of(self.prefix + name), Matrices(found.nbytes))
-        return found
 
 
 @dataclass(frozen=True)
@@ -114,25 +46,22 @@ class Weigher:
     def weigh(self, mesh: Mesh, key: Hashable) -> dict[str, Matrices]:
         """Return what the rank of a mesh keeps, by part. Raises InvalidConfig where the model cannot be shared out so.
 
-        Ranks of the same `key` have the same part of a layer, if they have it at all.
+        `key` identifies the shard: ranks with equal keys keep the same slice of every layer they have, so each kind of
+        layer is built once per key.
         """
         place = (mesh.stage, mesh.rank, mesh.layout)
         if place not in self.ranks:
-            self.ranks[place] = self._weighed(mesh, key)
+            store, rounds = weight_store(self.ops, self.quantization), self.quantization == "int8"
+            kept = (self.ops, self.dtype, store, mesh, rounds)
+            self.ranks[place] = self.architecture.weigh(*kept, self._alike_blocks(key), self._shapes)
         return self.ranks[place]
 
-    def _weighed(self, mesh: Mesh, key: Hashable) -> dict[str, Matrices]:
-        sums = PartSums(weight_store(self.ops, self.quantization), self.quantization == "int8")
-        source = self.architecture.read_as(self._shapes)
-        view = PartsView(source, store=sums.store, sums=sums)
-        InternVL(view, self.architecture.config, self._alike_blocks(sums, key), mesh, self.ops, context=1)
-        return sums.parts
-
-    def _alike_blocks(self, sums: PartSums, key: Hashable) -> BlockFactory:
+    def _alike_blocks(self, key: Hashable) -> BlockFactory:
         """Return a factory that builds the first layer of each kind, and counts the others as that one."""
 
         def count(view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> DecoderLayer:
-            kind = (key, self.kind(layer))
+            assert isinstance(view, PartsView)
+            kind, sums = (key, self.kind(layer)), view.sums
             if kind in self.layers:
                 for part, found in self.layers[kind].items():
                     sums.add(part, found)

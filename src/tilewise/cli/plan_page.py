@@ -9,8 +9,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tilewise.capacity.layouts import LayoutPlan, why
-from tilewise.capacity.ranks import PARTS
 from tilewise.layout import Layout, flags_of
+from tilewise.models.load import PARTS
 from tilewise.plan.request import Devices
 from tilewise.units import in_bytes
 
@@ -41,13 +41,13 @@ def plan_page(deployment: Deployment, line: PlanLine) -> str:
 
 def _about(deployment: Deployment) -> Iterator[str]:
     plan, model = deployment.chosen, deployment.planner.model
-    yield deployment.wishes.config.model
+    yield deployment.request.config.model
     yield _row("Sizes", model.files.said)
     weigher, scheme = model.weigher, model.files.scheme or model.config.quantization or model.files.stored
     kept = str(model.dtype).removeprefix("torch.") + (f", quantised: {scheme}" if scheme else "")
     yield _row("Parameters", f"{weigher.parameters / 1e9:.2f} billion in {kept}")
     yield _row("Devices", _devices(deployment))
-    asked = "as asked for" if deployment.wishes.layout is not None else "recommended" if plan.fits else "the nearest"
+    asked = "as asked for" if deployment.request.layout is not None else "recommended" if plan.fits else "the nearest"
     yield _row("Layout", f"{_named(plan)} ({asked})")
     config, shape = plan.config, plan.shape
     yield _row(
@@ -64,7 +64,7 @@ def _about(deployment: Deployment) -> Iterator[str]:
 
 
 def _devices(deployment: Deployment) -> str:
-    devices, facts = deployment.wishes.devices, deployment.planner.facts
+    devices, facts = deployment.request.devices, deployment.planner.facts
     if devices.device.here:
         return f"this machine, {in_bytes(facts.free_bytes)} free of {in_bytes(facts.total_bytes)}"
     each = " each" if devices.count > 1 else ""
@@ -179,7 +179,7 @@ def _floors(deployment: Deployment) -> Iterator[str]:
 
 def _layouts(deployment: Deployment) -> Iterator[str]:
     yield _columns(
-        f"Layouts of {deployment.wishes.devices}", ["weights", "KV tokens", "requests", "first token", "decode step"]
+        f"Layouts of {deployment.request.devices}", ["weights", "KV tokens", "requests", "first token", "decode step"]
     )
     shown = deployment.compared[:_SHOWN]
     if all(plan.layout != deployment.chosen.layout for plan in shown):
@@ -246,10 +246,10 @@ def _milliseconds(seconds: float | None) -> str:
 
 def record(deployment: Deployment, line: PlanLine) -> dict[str, Any]:
     """Return the plan as JSON, with all numbers in bytes, tokens and seconds."""
-    plan, model, devices = deployment.chosen, deployment.planner.model, deployment.wishes.devices
+    plan, model, devices = deployment.chosen, deployment.planner.model, deployment.request.devices
     best, scheme = deployment.recommended, deployment.planner.model.files.scheme
     return {
-        "model": deployment.wishes.config.model,
+        "model": deployment.request.config.model,
         "sizes": model.files.said,
         "parameters": model.weigher.parameters,
         "dtype": str(model.dtype).removeprefix("torch."),

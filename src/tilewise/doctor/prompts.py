@@ -17,6 +17,7 @@ from tilewise.inputs.media.reader import LOCAL, MediaReader
 from tilewise.inputs.media.tiling import Tiling, choose_grid, count_tiles
 from tilewise.inputs.messages import parse_messages
 from tilewise.inputs.model_inputs import ModelInputs
+from tilewise.inputs.options import tilings
 from tilewise.inputs.pieces import Piece, Special, Text, join_text
 from tilewise.inputs.request_builder import ChatPrompt
 from tilewise.inputs.templates import TEMPLATES, Template
@@ -62,7 +63,7 @@ class OwnPrompts:
     @property
     def media_first(self) -> bool:
         """True if pictures stand before the text, wherever a message has them."""
-        return self._prepare.spec.template.ordered(self._prepare.options.interleave).order == "media first"
+        return self._prepare.spec.template.ordered(self._prepare.config.interleave_mm_strings).order == "media first"
 
     @property
     def varies(self) -> bool:
@@ -172,11 +173,11 @@ class OwnPrompts:
 
     def _cut(self, probe: PictureProbe, count: int, tiling: Tiling, other_budget: bool) -> int:
         """Return the tokens of a probe's pictures if they were cut by `tiling`."""
-        spec, options = self.inputs.spec, self._prepare.options
-        own = options.tilings(spec.tiling, len(probe.sizes))[0]
+        spec, config = self.inputs.spec, self._prepare.config
+        own, _ = tilings(spec.tiling, len(probe.sizes), config)
         if other_budget:
-            options = replace(options, tile_budget="share" if options.tile_budget == "each" else "each")
-        other = options.tilings(tiling, len(probe.sizes))[0]
+            config = replace(config, tile_budget="share" if config.tile_budget == "each" else "each")
+        other, _ = tilings(tiling, len(probe.sizes), config)
         more = sum(_tiles(*size, other) - _tiles(*size, own) for size in probe.sizes)
         return count + more * spec.tokens_per_tile
 

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Literal
 
 from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.engine.scheduler import Scheduler
-from tilewise.engine.sequence import SequenceDelta
 from tilewise.errors import EngineStuck
 from tilewise.step import Handle, Limits, Runner, StepPlan
 from tilewise.timing import Clock
-from tilewise.types import Request
-
-
-@dataclass(frozen=True, slots=True)
-class _InFlight:
-    plan: StepPlan
-    handle: Handle
+from tilewise.types import Request, SequenceDelta
 
 
 class EngineCore:
@@ -39,7 +31,7 @@ class EngineCore:
         self._runner = runner
         self._scheduler = Scheduler(limits, clock, seed)
         self._overlap = overlap
-        self._in_flight: _InFlight | None = None
+        self._in_flight: tuple[StepPlan, Handle] | None = None
 
     @property
     def has_unfinished(self) -> bool:
@@ -75,16 +67,17 @@ class EngineCore:
         plan = self._scheduler.plan()
         # A plan without work is launched as well while tiles are on their way: its step goes on encoding them.
         idle = plan.empty and not self._scheduler.tiles.in_flight
-        launched = None if idle else _InFlight(plan, self._runner.launch(plan))
+        launched = None if idle else (plan, self._runner.launch(plan))
+        # With overlap, step N + 1 has just been planned and launched, and only now is N waited for. That is possible
+        # because a plan counts the tokens of steps in flight and never reads them; what N changes in the counts is set
+        # right by its commit.
         finished, self._in_flight = (self._in_flight, launched) if self._overlap else (launched, None)
         if finished is None:
-            self._check_progress(launched)
+            if launched is None and self.has_unfinished:
+                raise EngineStuck("No sequence can go on: this is a defect in the scheduler, please report it.")
             return []
-        return self._scheduler.commit(finished.plan, finished.handle.wait())
-
-    def _check_progress(self, launched: _InFlight | None) -> None:
-        if launched is None and self.has_unfinished:
-            raise EngineStuck("No sequence can go on: this is a defect in the scheduler, please report it.")
+        done, wait = finished
+        return self._scheduler.commit(done, wait())
 
     def check(self) -> None:
         """Raise RankDied if a process that computes for this engine is gone."""
@@ -92,6 +85,7 @@ class EngineCore:
 
     def close(self) -> None:
         if self._in_flight is not None:
-            self._in_flight.handle.wait()
+            _, wait = self._in_flight
+            wait()
             self._in_flight = None
         self._runner.close()

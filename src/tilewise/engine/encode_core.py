@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from tilewise.engine.counters import Counters, EngineLoad
-from tilewise.engine.sequence import SequenceFailure
 from tilewise.errors import NotFinite
-from tilewise.types import Request, Tile
+from tilewise.types import Request, SequenceFailure, Tile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

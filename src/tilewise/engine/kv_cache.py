@@ -121,7 +121,7 @@ class KVCache:
             return []
         # Without the last token: it has to be computed in any case, as the next one is chosen from its logits. A
         # waiting sequence has at most one token that the host does not know yet, so that all the others can be hashed.
-        return self.pool.match(self._hashes(sequence, (sequence.num_tokens - 1) // self._block_size))
+        return self.pool.match(chain_hashes(sequence, (sequence.num_tokens - 1) // self._block_size, self._block_size))
 
     def fits(self, sequence: SequenceState, prefix: list[int]) -> bool:
         """Return whether all tokens of a sequence have room, given the prefix that it would share."""
@@ -133,23 +133,22 @@ class KVCache:
         """Begin a sequence behind a prefix that is computed already."""
         self.pool.share(prefix)
         sequence.block_ids = list(prefix)
+        sequence.num_granted = 0  # its new slot begins with an empty table
         sequence.num_computed = len(prefix) * self._block_size
 
     def remember(self, sequence: SequenceState, start: int, stop: int) -> None:
         """Let others share the blocks that tokens [start, stop) of a sequence fill; those are computed now."""
+        # Blocks whose last token is among these are full from now on. The first of them may have begun before `start`;
+        # the one in which `stop` falls is not full yet.
         first, last = start // self._block_size, stop // self._block_size
         if first == last or not self._share_prefixes:
             return
-        for number, chain_hash in enumerate(self._hashes(sequence, last)[first:], first):
+        for number, chain_hash in enumerate(chain_hashes(sequence, last, self._block_size)[first:], first):
             self.pool.remember(sequence.block_ids[number], chain_hash)
 
     def release(self, sequence: SequenceState) -> None:
         self.pool.give_back(sequence.block_ids)
         sequence.block_ids = []
-
-    def _hashes(self, sequence: SequenceState, count: int) -> list[bytes]:
-        """Return the chain hashes of the first `count` blocks, whose tokens are all known."""
-        return chain_hashes(sequence, count, self._block_size)
 
 
 def reads_prefixes(sampling: SamplingParams) -> bool:

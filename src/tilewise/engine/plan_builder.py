@@ -21,12 +21,10 @@ class PlanBuilder:
     tokens_left: int
     work: dict[SequenceState, Work] = field(default_factory=dict)
     admissions: dict[SequenceState, Admission] = field(default_factory=dict)
-    granted_from: dict[SequenceState, int] = field(default_factory=dict)
-    """Index in a sequence's block list of the first block that it got in this step."""
     encode: list[EncodeJob] = field(default_factory=list)
-    tiles: float | None = None
-    """Number of tiles to encode in this step, as in `StepPlan.tiles`."""
-    rows: list[RowsJob] = field(default_factory=list)
+    encode_budget: float | None = None
+    """Number of tiles to encode in this step, as in `StepPlan.encode_budget`."""
+    row_jobs: list[RowsJob] = field(default_factory=list)
 
     def set(self, sequence: SequenceState, work: Work) -> None:
         """Set what a sequence computes, in place of what was set before, and charge the token budget."""
@@ -44,31 +42,41 @@ class PlanBuilder:
         work = self.work.pop(sequence, None)
         self.tokens_left += work.count if work else 0
         self.admissions.pop(sequence, None)
-        self.granted_from.pop(sequence, None)
 
     def fill(self, page: int, tile: AnyTile) -> None:
         """Plan to fill a page with a tile's rows: by the encoder, or with rows that came with the request."""
         if isinstance(tile, Tile):
             self.encode.append(EncodeJob(tile.digest, tile.pixels, page))
         else:
-            self.rows.append(RowsJob(tile.digest, tile.rows, page))
+            self.row_jobs.append(RowsJob(tile.digest, tile.rows, page))
 
     def seal(self, index: int) -> StepPlan:
+        """Freeze the plan, and count its work as done."""
+        grants = [grant for sequence in self.work for grant in _grant_new_blocks(sequence)]
+        for sequence, work in self.work.items():
+            # From here on the work counts as done, and the token that it samples as there, though nobody knows it yet:
+            # so the next step can be planned before this one is back. Only guesses wait, until it is known which are
+            # right.
+            sequence.num_computed += work.count - work.drafts
+            sequence.num_tokens += work.samples
         return StepPlan(
             index=index,
             admissions=tuple(self.admissions.values()),
-            grants=tuple(self._grants()),
+            grants=tuple(grants),
             encode=tuple(self.encode),
             work=tuple(self.work.values()),
-            tiles=self.tiles,
-            rows=tuple(self.rows),
+            encode_budget=self.encode_budget,
+            row_jobs=tuple(self.row_jobs),
         )
 
-    def _grants(self) -> Iterator[BlockGrant]:
-        for sequence, first in self.granted_from.items():
-            if first < len(sequence.block_ids):
-                assert sequence.slot is not None
-                yield BlockGrant(sequence.slot, first, tuple(sequence.block_ids[first:]))
+
+def _grant_new_blocks(sequence: SequenceState) -> Iterator[BlockGrant]:
+    """Grant the blocks of a sequence that the runner does not have in its table."""
+    first = sequence.num_granted
+    if first < len(sequence.block_ids):
+        assert sequence.slot is not None
+        sequence.num_granted = len(sequence.block_ids)
+        yield BlockGrant(sequence.slot, first, tuple(sequence.block_ids[first:]))
 
 
 class WorkInFlight(NamedTuple):

@@ -18,20 +18,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from tilewise.config import BATCH_ENCODE_BUDGET
 from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.engine.kv_cache import KVCache
 from tilewise.engine.plan_builder import PlanBuilder, WorkInFlight
-from tilewise.engine.sequence import SequenceDelta, SequenceFailure, SequenceState, TokenDelta
-from tilewise.engine.tiles import TileIndex, TileScores, easy_tiles
+from tilewise.engine.sequence import SequenceState
+from tilewise.engine.tiles import ENCODE_AHEAD, TileIndex, TilePlanner, TileScores
 from tilewise.errors import NotFinite, TooLong
-from tilewise.step import EncodedTile, Limits, StepPlan, StepResult, StepSeconds, TileUse, Work
+from tilewise.step import Limits, StepPlan, StepResult, TileUse, Work
 from tilewise.timing import Clock, EngineMoments
-from tilewise.types import AnyTile, Request, Tile, TokenIds
-
-ENCODE_AHEAD = 4
-"""Number of waiting sequences whose tiles are encoded before their turn."""
-
+from tilewise.types import Request, SequenceDelta, SequenceFailure, TokenDelta, TokenIds
 
 _urgency = operator.attrgetter("urgency")
 
@@ -50,11 +45,11 @@ class Scheduler:
         self.kv = KVCache(limits.num_blocks, limits.block_size, limits.prefix_caching)
         self.tiles = TileIndex(limits.tile_pages)
         self.scores = TileScores()
+        self._tile_planner = TilePlanner(limits, self.tiles, self.scores, self.kv, clock)
         self.counters = Counters()
         self._free_slots = list(range(limits.max_num_seqs, 0, -1))  # slot 0 is the dummy of padded batches
         self._in_flight: dict[int, list[WorkInFlight]] = {}  # by plan index
         self._index = 0
-        self._seconds: StepSeconds | None = None
 
     @property
     def has_unfinished(self) -> bool:
@@ -73,21 +68,12 @@ class Scheduler:
         sequence = SequenceState.of(request, self.limits.tokens_per_tile, longest, self._seeds)
         sequence.moments = EngineMoments(queued=self._clock())
         sequence.settled = self.limits.flash is None or not sequence.tiles
-        self._settle(sequence)
+        self._tile_planner.settle(sequence)
         if self.limits.speculation is not None:
             sequence.equip_for_guessing(self.limits.speculation)
         priority = request.priority if self.limits.priorities else 0
         sequence.urgency = (priority, next(self._arrivals))
         bisect.insort(self.waiting, sequence, key=_urgency)
-
-    def _settle(self, sequence: SequenceState) -> None:
-        """Fix the length of a Flash prompt, if the scores of all its tiles are known."""
-        if sequence.settled:
-            return
-        scores = self.scores.of([span.tile.digest for span in sequence.tiles])
-        if scores is not None:
-            assert self.limits.flash is not None
-            sequence.shorten(easy_tiles(scores, self.limits.flash), self.limits.flash.tokens)
 
     def abort(self, request_id: str) -> None:
         """End a request wherever it is; an unknown id is one that has just finished."""
@@ -114,7 +100,7 @@ class Scheduler:
                 self._advance(sequence, plan)
         self._admit(plan)
         self._guess_ahead(plan)
-        self._propose_tiles(plan)
+        self._tile_planner.propose(plan, self.running, self.waiting)
         return self._seal(plan)
 
     def _advance(self, sequence: SequenceState, plan: PlanBuilder) -> None:
@@ -135,11 +121,11 @@ class Scheduler:
         for span in sequence.tiles_after(start):
             if span.position >= start + count:
                 break
-            page = self.tiles.ready_page(span.tile.digest)
-            if page is None:
+            page = self.tiles.hold(span.tile.digest)
+            if page is None or not page.ready:
                 # The tile may begin before `start`: a cached prefix may end inside of it, or its page went meanwhile.
                 return max(0, span.position - start), tuple(uses)
-            uses.append(TileUse(span.position, page, span.first, span.rows))
+            uses.append(TileUse(span.position, page.number, span.first, span.rows))
         return count, tuple(uses)
 
     def _take_blocks(self, sequence: SequenceState, count: int, plan: PlanBuilder) -> bool:
@@ -158,7 +144,6 @@ class Scheduler:
             self._preempt(victim, plan)
             if victim is sequence:
                 return False
-        plan.granted_from.setdefault(sequence, len(sequence.block_ids))
         self.kv.grow(sequence, tokens)
         return True
 
@@ -182,7 +167,7 @@ class Scheduler:
                 return  # no shorter one goes first, or a long prompt could wait for ever
             self.waiting.remove(sequence)
             bisect.insort(self.running, sequence, key=_urgency)
-            self._begin_behind(prefix, sequence, plan)
+            self._begin_behind(prefix, sequence)
             sequence.slot = self._free_slots.pop()
             sequence.num_admissions += 1
             plan.admit(sequence, sequence.slot)
@@ -196,12 +181,13 @@ class Scheduler:
         as are encoded ahead wait for their tiles, in slots that others could use.
         """
         ready = (sequence for sequence in self.waiting if sequence.settled and not sequence.num_pending)
+        # There are tokens left in the budget, so running sequences in the middle of their prompts that have no work in
+        # this step can only be waiting for tiles.
         stuck = sum(not sequence.decoding and sequence not in plan.work for sequence in self.running)
         return next((sequence for sequence in ready if not sequence.tiles or stuck < ENCODE_AHEAD), None)
 
-    def _begin_behind(self, prefix: list[int], sequence: SequenceState, plan: PlanBuilder) -> None:
+    def _begin_behind(self, prefix: list[int], sequence: SequenceState) -> None:
         """Share the blocks of a known prefix; only the first admission counts as a hit or a miss."""
-        plan.granted_from[sequence] = 0
         self.kv.adopt(sequence, prefix)
         if sequence.num_cached is None:
             sequence.num_cached = sequence.num_computed
@@ -218,7 +204,7 @@ class Scheduler:
             # Own and free blocks alone: with so many tokens at most, `_take_blocks` will preempt nobody for a guess.
             room = (len(sequence.block_ids) + self.kv.pool.num_free) * self.limits.block_size - work.stop
             # The last allowed token needs no guess: it is chosen behind the guess before it.
-            most = min(self.limits.speculation.tokens, sequence.max_tokens - sequence.num_tokens - 1)
+            most = min(self.limits.speculation.num_speculative_tokens, sequence.max_tokens - sequence.num_tokens - 1)
             self._add_drafts(sequence, work, min(most, plan.tokens_left, room), plan)
 
     def _add_drafts(self, sequence: SequenceState, work: Work, most: int, plan: PlanBuilder) -> None:
@@ -230,76 +216,14 @@ class Scheduler:
             longer = work._replace(count=work.count + drafts, drafts=drafts, draft_ids=draft_ids, masks=masks)
             plan.set(sequence, longer)
 
-    def _propose_tiles(self, plan: PlanBuilder) -> None:
-        """Plan to encode the tiles that running sequences and the next waiting ones lack, most urgent first.
-
-        Few are in flight at a time, so that a more urgent sequence's tiles never stand behind many others.
-        """
-        budget = self._encode_budget()
-        # A budget below one tile cuts encoding into slices, to keep the steps of sequences that decode short. Where
-        # none does, a slice would only be a step that brings nothing: None = go on until some tiles are in their pages.
-        plan.tiles = budget if budget >= 1 or any(sequence.decoding for sequence in self.running) else None
-        ahead = [*self.running, *self.waiting[:ENCODE_AHEAD]]
-        for sequence in [sequence for sequence in ahead if sequence.tiles_after(sequence.num_computed)]:
-            if sequence.moments.wanted is None and not self._has_tiles(sequence):
-                sequence.moments = replace(sequence.moments, wanted=self._clock())
-            for tile in self._missing_tiles(sequence):
-                if self.tiles.in_flight >= self.limits.tiles_in_flight and isinstance(tile, Tile):
-                    return
-                page = self.tiles.place(tile.digest)
-                if page is None:
-                    return
-                plan.fill(page, tile)
-                if isinstance(tile, Tile):
-                    sequence.encoded.add(tile.digest)
-
-    def _encode_budget(self) -> float:
-        """Return the tiles that may be encoded behind the next step while something decodes.
-
-        Where time is what counts, tiles and tokens get the same share of it, but for very short and very long steps.
-        """
-        least = self.limits.encode_seconds
-        if least is None or self._seconds is None:
-            return self.limits.encode_budget
-        share = min(max(least, self._seconds.tokens), 4 * least)
-        return min(share / self._seconds.tile, BATCH_ENCODE_BUDGET)
-
-    def _missing_tiles(self, sequence: SequenceState) -> Iterator[AnyTile]:
-        """Yield the tiles that a sequence still needs and that are in no page; hold those that are.
-
-        An unsettled sequence needs scores alone, so that its scored tiles may lose their pages to others.
-        """
-        for span in sequence.tiles_after(self._computed_or_known(sequence)):
-            done = not sequence.settled and span.tile.digest in self.scores
-            if not done and not self.tiles.hold(span.tile.digest):
-                yield span.tile
-
-    def _has_tiles(self, sequence: SequenceState) -> bool:
-        """Return whether all tiles that a sequence still needs are encoded, or scored if it is unsettled."""
-        needed = [span.tile.digest for span in sequence.tiles_after(self._computed_or_known(sequence))]
-        if not sequence.settled:
-            return all(digest in self.scores for digest in needed)
-        return all(map(self.tiles.is_ready, needed))
-
-    def _computed_or_known(self, sequence: SequenceState) -> int:
-        """Return how many tokens need no tiles any more; a waiting sequence will begin behind its cached prefix."""
-        if sequence.slot is not None or not sequence.tiles or not sequence.settled:
-            return sequence.num_computed
-        return len(self.kv.known_prefix(sequence)) * self.limits.block_size
-
     def _seal(self, plan: PlanBuilder) -> StepPlan:
-        """Move the counters of all sequences, and freeze the plan."""
+        """Freeze the plan, and count what it does."""
         self.counters.tiles_encoded += len(plan.encode)
         now = self._clock()
         for sequence, work in plan.work.items():
             if sequence.moments.scheduled is None:
                 sequence.moments = replace(sequence.moments, scheduled=now)
             self.counters.prompt_tokens += max(0, min(sequence.num_prompt - work.start, work.count))
-            # From here on the work counts as done, and the token that it samples as there, though nobody knows it yet:
-            # so the next step can be planned before this one is back. Only guesses wait, until it is known which are
-            # right.
-            sequence.num_computed += work.count - work.drafts
-            sequence.num_tokens += work.samples
         sealed = plan.seal(self._index)
         if plan.work:
             self._in_flight[sealed.index] = [
@@ -313,9 +237,10 @@ class Scheduler:
     def commit(self, plan: StepPlan, result: StepResult) -> list[SequenceDelta]:
         """Take in a finished step: tiles are ready, tokens are known, some sequences end."""
         now = self._clock()
-        self._seconds = result.seconds or self._seconds
         broken = [tile.digest for tile in result.encoded if not tile.finite]
-        self._take_in_tiles([tile for tile in result.encoded if tile.finite], now)
+        self._tile_planner.learn(result.seconds)
+        whole = [tile for tile in result.encoded if tile.finite]
+        self._tile_planner.take_in(whole, self.running, self.waiting, now)
         deltas: list[SequenceDelta] = [*self._drop_tiles(broken, plan.index)]
         for flight in self._in_flight.pop(plan.index, ()):
             if flight.sequence.finish_reason is None:  # else it ended while this step ran, and its tokens are nobody's
@@ -328,8 +253,7 @@ class Scheduler:
         for digest in digests:
             self.tiles.drop(digest)
             for sequence in [*self.running, *self.waiting]:
-                needed = sequence.tiles_after(self._computed_or_known(sequence))
-                if any(span.tile.digest == digest for span in needed):
+                if any(span.tile.digest == digest for span in self._tile_planner.needed(sequence)):
                     what = f"The embedding of {sequence.name_of(digest)} is NaN or infinite (vision tower, step {step})"
                     yield self._fail(sequence, NotFinite("tower", what))
 
@@ -360,16 +284,17 @@ class Scheduler:
             sequence.append(token.token_id)
             sequence.finish_reason = sequence.end_with(token.token_id)
             self._count(sequence, now)
-            deltas.append(TokenDelta.of(sequence, token, now))
+            deltas.append(sequence.delta(token, now))
             if sequence.finish_reason is not None:
                 break
-        right = max(0, len(deltas) - 1)  # `_seal` has counted one token: these are the others
+        right = max(0, len(deltas) - 1)  # sealing the plan has counted one token: these are the others
         sequence.num_tokens += right
         if work.drafts:
             self.counters.verified(work.drafts, right)
-        # A sequence that was preempted meanwhile keeps its new tokens, but its blocks belong to others by now. Blocks
-        # are made known before `_finish` gives them back, so that the next request can share what this one has
-        # computed.
+        # Right guesses are tokens of the answer in any case. Their keys and values are there only if the sequence still
+        # has the blocks of this step: one that was preempted meanwhile has given them back, and will compute all of its
+        # tokens again. Blocks are made known before `_finish` gives them back, so that the next request can share what
+        # this one has computed.
         if flight.undisturbed and work.slot not in result.not_finite:
             sequence.num_computed += right
             self.kv.remember(sequence, work.start, work.known_stop + right)
@@ -384,18 +309,6 @@ class Scheduler:
             sequence.moments = replace(sequence.moments, first_token=now)
             self.counters.tile_cache_queries += len(sequence.tiles)
             self.counters.tile_cache_hits += len(sequence.tiles) - len(sequence.encoded)
-
-    def _take_in_tiles(self, encoded: Sequence[EncodedTile], now: float) -> None:
-        """Take in tiles that are in their pages now; Flash prompts may get their length by their scores."""
-        self.tiles.encoded(tile.digest for tile in encoded)
-        if self.limits.flash is not None and encoded:
-            self.scores.learn(encoded)
-            for sequence in self.waiting:
-                self._settle(sequence)
-        for sequence in itertools.chain(self.running, self.waiting) if encoded else ():
-            moments = sequence.moments
-            if moments.wanted is not None and moments.encoded is None and self._has_tiles(sequence):
-                sequence.moments = replace(moments, encoded=now)
 
     def _finish(self, sequence: SequenceState, reason: str) -> None:
         sequence.finish_reason = reason

@@ -1,19 +1,17 @@
-"""SequenceState: one sequence on its way from prompt to last token; SequenceDelta: what a step tells of it."""
+"""SequenceState: one sequence on its way from prompt to last token. PromptLookup: guesses at what it says next."""
 
 from __future__ import annotations
 
 import bisect
 import operator
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from tilewise.engine.drafts import PromptLookup
-from tilewise.errors import NotFinite
-from tilewise.step import Speculation
+from tilewise.speculation import SpeculativeConfig
 from tilewise.timing import EngineMoments
-from tilewise.types import AnyTile, Matcher, Request, SampledToken, TokenIds
+from tilewise.types import AnyTile, Matcher, Request, SampledToken, TokenDelta, TokenIds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +33,60 @@ class TileSpan:
 
 
 _stop = operator.attrgetter("stop")
+
+
+class PromptLookup:
+    """An index of one sequence: where each of its short runs of tokens (n-grams) was last followed by another token.
+
+    It guesses that what followed the same few tokens before comes next: answers that quote their prompt, or themselves,
+    repeat tokens in runs. Each token is indexed once, so that a guess costs the same however long the sequence is.
+    Source: Saxena 2023, "Prompt Lookup Decoding".
+    """
+
+    def __init__(self, shortest: int, longest: int) -> None:
+        self._lengths = range(longest, shortest - 1, -1)
+        self._ids: list[int | None] = []
+        self._followed_at: dict[tuple[int | None, ...], int] = {}
+        """Position behind the last occurrence of each n-gram that another token has followed."""
+        self._text_start = 0
+        """Position behind the last image token; no n-gram reaches over one."""
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def take_in(self, token_ids: Iterable[int | None]) -> None:
+        """Append tokens of the sequence; None stands for an image token, which says nothing."""
+        for token_id in token_ids:
+            position = len(self._ids)
+            if token_id is None:
+                self._text_start = position + 1
+            # Only now, as its next token comes, is the n-gram in front of it indexed: so the end of the sequence, which
+            # `guess` looks up, finds an earlier occurrence and never itself.
+            for length in self._lengths:
+                if position - length >= self._text_start:
+                    self._followed_at[tuple(self._ids[-length:])] = position
+            self._ids.append(token_id)
+
+    def guess(self, most: int) -> TokenIds:
+        """Return up to `most` tokens that followed when the sequence's end last occurred before, the longest end first.
+
+        What has followed so far is taken to repeat, so that a loop of any length fills the guess.
+        """
+        for length in self._lengths:
+            start = self._followed_at.get(tuple(self._ids[-length:]))
+            if start is not None:
+                period = len(self._ids) - start
+                return _until_none(self._ids[start + place % period] for place in range(most))
+        return ()
+
+
+def _until_none(token_ids: Iterable[int | None]) -> TokenIds:
+    found: list[int] = []
+    for token_id in token_ids:
+        if token_id is None:
+            break
+        found.append(token_id)
+    return tuple(found)
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +121,8 @@ class SequenceState:
     encoded: set[bytes] = field(default_factory=set)
     """Digests of the tiles that were encoded because this sequence needed them."""
     block_ids: list[int] = field(default_factory=list)
+    num_granted: int = 0
+    """Number of its blocks that the runner has in its table, or will have by the plans that are sealed."""
     block_hashes: list[bytes] = field(default_factory=list)
     """Chain hashes of its full blocks, as far as they have been asked for."""
     prompt_scores: list[SampledToken] = field(default_factory=list)
@@ -101,7 +155,7 @@ class SequenceState:
         matcher = grammar.start(ignore_eos, request.thinking) if grammar else None
         return cls(request, request.prompt_ids, spans, limit, length, seed, matcher=matcher)
 
-    def equip_for_guessing(self, rule: Speculation) -> None:
+    def equip_for_guessing(self, rule: SpeculativeConfig) -> None:
         """Decide whether its steps hold guesses, and give it an n-gram lookup if that is what makes them."""
         if rule.ngram is not None:
             self.lookup = PromptLookup(*rule.ngram)
@@ -233,55 +287,19 @@ class SequenceState:
         offset = self.num_prompt
         return (*self.prompt_ids[start:stop], *self.output_ids[max(0, start - offset) : max(0, stop - offset)])
 
-
-class SequenceFailure(NamedTuple):
-    """The end of a sequence whose numbers are not finite; no token comes with it."""
-
-    request_id: str
-    error: NotFinite
-    finish_reason: str = "error"
-
-
-class TokenDelta(NamedTuple):
-    """One new token of a request. An aborted request just ends, without one."""
-
-    request_id: str
-    token: SampledToken
-    finish_reason: str | None
-    stop_reason: int | None
-    cached_tokens: int = 0
-    """Prompt tokens whose keys and values were cached when the sequence was first admitted."""
-    image_tokens_saved: int = 0
-    """Rows that a Flash model's router left out of the prompt."""
-    prompt_scores: tuple[SampledToken, ...] = ()
-    """The prompt's tokens from the second on, with log-probabilities; if asked for, and with the first token only."""
-    time: float = 0.0
-    """Moment at which the token was known, on the monotonic clock."""
-    moments: EngineMoments | None = None
-    """The sequence's way to its first token; None with later ones."""
-    encoded_tiles: tuple[int, ...] = ()
-    """Numbers of the prompt's tiles that were not there and had to be encoded; with the first token only."""
-    preemptions: int = 0
-    """Times that the sequence has given its blocks back so far."""
-
-    @classmethod
-    def of(cls, sequence: SequenceState, token: SampledToken, now: float) -> TokenDelta:
-        """Make the delta of `token`, which is the newest of the sequence."""
-        first = len(sequence.output_ids) == 1
-        return cls(
-            request_id=sequence.request.id,
+    def delta(self, token: SampledToken, now: float) -> TokenDelta:
+        """Return what a step tells of `token`, the newest of the sequence, which was known at `now`."""
+        first = len(self.output_ids) == 1
+        return TokenDelta(
+            request_id=self.request.id,
             token=token,
-            finish_reason=sequence.finish_reason,
-            stop_reason=sequence.stop_reason,
-            cached_tokens=sequence.num_cached or 0,
-            image_tokens_saved=sequence.num_saved,
-            prompt_scores=tuple(sequence.prompt_scores) if first else (),
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+            cached_tokens=self.num_cached or 0,
+            image_tokens_saved=self.num_saved,
+            prompt_scores=tuple(self.prompt_scores) if first else (),
             time=now,
-            moments=sequence.moments if first else None,
-            encoded_tiles=sequence.encoded_tiles if first else (),
-            preemptions=max(0, sequence.num_admissions - 1),
+            moments=self.moments if first else None,
+            encoded_tiles=self.encoded_tiles if first else (),
+            preemptions=max(0, self.num_admissions - 1),
         )
-
-
-SequenceDelta = TokenDelta | SequenceFailure
-"""The effect of a step on a sequence."""

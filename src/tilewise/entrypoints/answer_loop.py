@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Literal
 from tilewise.console import Bar, progress_bar
 from tilewise.engine.core import EngineCore
 from tilewise.engine.counters import Counters, StatsLog
-from tilewise.engine.sequence import SequenceDelta, SequenceFailure
 from tilewise.errors import RankDied, TilewiseError
 from tilewise.host import short_waits
 from tilewise.inputs.prepare import Preparer
@@ -21,7 +20,7 @@ from tilewise.outputs.group import AnswerGroup
 from tilewise.plan import Resolved
 from tilewise.remote.process import build
 from tilewise.remote.wire import Launch, RequestRefused
-from tilewise.types import Request, RequestOutput
+from tilewise.types import Request, RequestOutput, SequenceDelta, SequenceFailure
 
 if TYPE_CHECKING:
     from tilewise.remote.core import RemoteCore

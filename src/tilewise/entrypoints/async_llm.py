@@ -15,7 +15,6 @@ from typing import Any
 
 from tilewise.config import EngineConfig
 from tilewise.engine.counters import Counters
-from tilewise.engine.sequence import SequenceDelta, SequenceFailure
 from tilewise.entrypoints.setup import SUPPORTED_TASKS, Entrypoint, absent, call_of, check_model
 from tilewise.environment import Environment
 from tilewise.errors import Cancelled, EngineDead, InvalidRequest, TilewiseError
@@ -29,7 +28,7 @@ from tilewise.remote.core import LoopThread
 from tilewise.remote.engine import EngineProcess, Stream
 from tilewise.remote.replicas import replicas_of
 from tilewise.sampling_params import SamplingParams
-from tilewise.types import Request, RequestOutput
+from tilewise.types import Request, RequestOutput, SequenceDelta, SequenceFailure
 
 logger = logging.getLogger("tilewise")
 _NO_ADAPTERS = "An adapter is merged into the model as that is loaded: adapter=FOLDER in the engine's arguments."

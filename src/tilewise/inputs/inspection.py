@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tilewise.inputs.jinja import JinjaReport, compare_templates
-from tilewise.inputs.media.images import check_size
+from tilewise.inputs.media.images import ImageLimits, check_size
 from tilewise.inputs.media.tiling import Tiling, choose_grid, count_tiles
 from tilewise.inputs.model_inputs import ModelInputs
+from tilewise.inputs.options import tilings
 from tilewise.inputs.pieces import ImageSlot, Message, Part, Piece, Special, Text, join_text, to_string
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.spec import InputSpec, end_ids
@@ -149,11 +150,11 @@ def _counted(parts: Sequence[Part], counts: Sequence[int]) -> Iterator[PromptPar
 
 def _cut(prepare: Preparer, media: Sequence[Size | list[Size]]) -> Iterator[PictureTiles]:
     pictures = sum(isinstance(item, tuple) for item in media)
-    tilings = prepare.options.tilings(prepare.spec.tiling, pictures)
+    of_picture, of_frame = tilings(prepare.spec.tiling, pictures, prepare.config)
     for item in media:
-        tiling = tilings[0] if isinstance(item, tuple) else tilings[1]
+        tiling = of_picture if isinstance(item, tuple) else of_frame
         for size in [item] if isinstance(item, tuple) else item:
-            check_size(size, prepare.options.limits)
+            check_size(size, ImageLimits.of(prepare.config))
             grid = choose_grid(*size, tiling)
             tiles = count_tiles(grid, tiling.thumbnail)
             has_thumbnail = tiles > grid[0] * grid[1]

@@ -14,7 +14,7 @@ from tilewise.errors import InvalidConfig
 from tilewise.inputs.chat_tokenizer import ChatTokenizer
 from tilewise.inputs.media.arrays import EmbeddingForm
 from tilewise.inputs.media.cache import MediaCache
-from tilewise.inputs.options import InputOptions, sampling_defaults
+from tilewise.inputs.options import sampling_defaults
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
@@ -81,7 +81,7 @@ class ModelInputs:
 
     def plain_preparer(self, max_model_len: int) -> Preparer:
         """Return a maker of requests where no engine runs: it keeps no pictures, and Pillow resizes them."""
-        return Preparer(self.spec, self.tokenizer, max_model_len, InputOptions.of(self.config))
+        return Preparer(self.spec, self.tokenizer, max_model_len, self.config)
 
 
 def find_draft(config: EngineConfig, tokenizer: Tokenizer) -> Checkpoint | None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from tilewise.errors import InvalidConfig, InvalidRequest, nearest
 from tilewise.ignored import LOG, is_near_miss
-from tilewise.inputs.media.images import ImageLimits
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import MAX_BAD_WORDS, SamplingParams
 from tilewise.types import TokenIds
@@ -26,54 +24,29 @@ MAX_BAD_WORD_TOKENS = 1024
 _CHARACTERS = 16 * MAX_BAD_WORD_TOKENS  # of all bad words together, before they are tokens
 
 
-@dataclass(frozen=True)
-class InputOptions:
-    """The options of an engine for all its requests: how media are read, and what answers may ask for."""
+def structured(sampling: SamplingParams, config: EngineConfig) -> SamplingParams:
+    """Return the sampling; its form of answers follows the engine's options where it does not say itself."""
+    form = sampling.structured_outputs
+    if form is None:
+        return sampling
+    changes: dict[str, Any] = {}
+    if form.disable_additional_properties is None and not config.disable_additional_properties:
+        changes["disable_additional_properties"] = False
+    if config.disable_any_whitespace and form.whitespace_pattern is None:
+        changes["disable_any_whitespace"] = True
+    return sampling.with_(structured_outputs=dataclasses.replace(form, **changes)) if changes else sampling
 
-    limits: ImageLimits = field(default_factory=ImageLimits)
-    exif_orientation: bool = True
-    tile_budget: Literal["each", "share"] = "each"
-    """`each`: max_dynamic_patch for every picture, as the reference inference does. `share`: the pictures of a
-    request share it, as in training."""
-    interleave: bool = False
-    """True = the parts of a message stay in their order, whatever the template does."""
-    max_logprobs: int = 20
-    """Most log-probabilities a token that a request may ask for; -1 = no limit."""
-    closed_objects: bool = True
-    """True = objects of schemas that list their properties have no others, where neither schema nor request says."""
-    compact_json: bool = False
-    """True = structured answers in JSON have no white space, unless a request gives a pattern for it."""
 
-    @classmethod
-    def of(cls, config: EngineConfig) -> InputOptions:
-        return cls(
-            ImageLimits.of(config),
-            config.exif_orientation,
-            config.tile_budget,
-            config.interleave_mm_strings,
-            config.max_logprobs,
-            config.disable_additional_properties,
-            config.disable_any_whitespace,
-        )
+def tilings(tiling: Tiling, pictures: int, config: EngineConfig) -> tuple[Tiling, Tiling]:
+    """Return how each of a prompt's pictures is cut when there are so many, and how each frame of its videos.
 
-    def structured(self, sampling: SamplingParams) -> SamplingParams:
-        """Return the sampling; its form of answers follows these options where it does not say itself."""
-        form = sampling.structured_outputs
-        if form is None:
-            return sampling
-        changes: dict[str, Any] = {}
-        if form.disable_additional_properties is None and not self.closed_objects:
-            changes["disable_additional_properties"] = False
-        if self.compact_json and form.whitespace_pattern is None:
-            changes["disable_any_whitespace"] = True
-        return sampling.with_(structured_outputs=dataclasses.replace(form, **changes)) if changes else sampling
-
-    def tilings(self, tiling: Tiling, pictures: int) -> tuple[Tiling, Tiling]:
-        """Return how each of a prompt's pictures is cut when there are so many, and how each frame of its videos."""
-        if self.tile_budget == "share" and pictures > 1:
-            share = max(tiling.min_tiles, tiling.max_tiles // pictures)
-            tiling = tiling.override({"max_dynamic_patch": share})
-        return tiling, tiling.override({"dynamic_image_size": False})
+    With `tile_budget=each`, every picture has max_dynamic_patch, as in the reference's inference; with `share`, the
+    pictures of a request share it, as in training.
+    """
+    if config.tile_budget == "share" and pictures > 1:
+        share = max(tiling.min_tiles, tiling.max_tiles // pictures)
+        tiling = tiling.override({"max_dynamic_patch": share})
+    return tiling, tiling.override({"dynamic_image_size": False})
 
 
 def check_sampling(sampling: SamplingParams, tokenizer: Tokenizer, max_logprobs: int) -> None:

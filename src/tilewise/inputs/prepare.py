@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from tilewise.config import EngineConfig
 from tilewise.errors import InvalidField, InvalidMedia, InvalidRequest
 from tilewise.inputs.context import ContextWindow, Side
 from tilewise.inputs.grammar import Grammars
 from tilewise.inputs.media.cache import CacheCounts, CutPicture, MediaCache
-from tilewise.inputs.media.images import DAMAGE, check_size, reason
+from tilewise.inputs.media.images import DAMAGE, ImageLimits, check_size, reason
 from tilewise.inputs.media.tiling import EncodedPicture, LimitedPicture, Picture, UnopenedPicture, tiles_of
-from tilewise.inputs.options import InputOptions, bad_word_ids, check_ids, check_sampling
+from tilewise.inputs.options import bad_word_ids, check_ids, check_sampling, structured, tilings
 from tilewise.inputs.pieces import (
     CONTEXT_MARKER,
     IMAGE_MARKER,
@@ -72,7 +73,8 @@ class Preparer:
     spec: InputSpec
     tokenizer: Tokenizer
     max_model_len: int
-    options: InputOptions = field(default_factory=InputOptions)
+    config: EngineConfig = field(default_factory=EngineConfig)
+    """Options of the engine: they say how media are read, and what answers may ask for."""
     cache: MediaCache = field(default_factory=lambda: MediaCache(0), repr=False)
     """The pictures already cut."""
     resize: Resize = field(default=by_pillow, repr=False)
@@ -130,7 +132,8 @@ class Preparer:
             raise InvalidField(
                 "interleave_mm_strings", f"interleave_mm_strings must be true or false, got {interleave!r:.80}."
             )
-        return self.spec.template.ordered(self.options.interleave if interleave is None else interleave), left
+        interleave = self.config.interleave_mm_strings if interleave is None else interleave
+        return self.spec.template.ordered(interleave), left
 
     def _timed(self, started: float, request: Request) -> Request:
         return request.with_(inputs=InputTiming(preprocess=self.clock() - started))
@@ -175,7 +178,7 @@ class Preparer:
         before any is cut: no context limits them here.
         """
         started = self.clock()
-        usual, _ = self.options.tilings(self.spec.tiling.override(processor), len(pictures))
+        usual, _ = tilings(self.spec.tiling.override(processor), len(pictures), self.config)
         # Of files that are opened by others, sizes are known once they are cut.
         check_tile_count(sum(tiles_of(picture, usual) or 0 for picture in pictures), most_tiles)
         found = self._tile_all(pictures, processor)
@@ -240,7 +243,7 @@ class Preparer:
 
     def _tile_all(self, media: Sequence[Picture | Video], processor: dict[str, Any] | None) -> list[CutPicture]:
         tiling = self.spec.tiling.override(processor)
-        tiling, frame = self.options.tilings(tiling, len(media) - len(_lengths(media)))
+        tiling, frame = tilings(tiling, len(media) - len(_lengths(media)), self.config)
         pairs: list[tuple[Image.Image | UnopenedPicture | EncodedPicture, Tiling]] = []
         for item in media:
             if isinstance(item, LimitedPicture):
@@ -256,10 +259,10 @@ class Preparer:
     def _tile(self, image: Image.Image | EncodedPicture, tiling: Tiling) -> CutPicture:
         if isinstance(image, EncodedPicture):
             return CutPicture(image.tiles, (len(image.tiles), 1), (0, 0))
-        check_size(image.size, self.options.limits)
+        check_size(image.size, ImageLimits.of(self.config))
         try:
             image.load()
-            found = self.cache.cut(image, tiling, self.options.exif_orientation, self.resize)
+            found = self.cache.cut(image, tiling, self.config.exif_orientation, self.resize)
         except DAMAGE as error:  # Pillow reads the pixels only now
             raise InvalidMedia(f"A picture is damaged or cut short ({reason(error)}).") from None
         return found if self.opener is None else self.opener.share(found)
@@ -280,8 +283,8 @@ class Preparer:
             )
         prompt_ids, spans = self._expand(ids, images)
         self._context.check(prompt_ids, sum(len(image.tiles) for image in images), videos, sampling.max_tokens)
-        check_sampling(sampling, self.tokenizer, self.options.max_logprobs)
-        sampling = self.options.structured(sampling)
+        check_sampling(sampling, self.tokenizer, self.config.max_logprobs)
+        sampling = structured(sampling, self.config)
         structure = sampling.structured_outputs
         return Request(
             id=str(next(self._numbers)),

@@ -12,6 +12,9 @@ from tilewise.parallel.mesh import Mesh
 from tilewise.step import FlashRule
 from tilewise.weights.folder import CheckpointFolder, Section
 
+ROUTER_HEADS = 16
+"""Heads of the attention with which a Flash model's router reads a tile; no config.json says their number."""
+
 
 @dataclass(frozen=True, slots=True)
 class VisionConfig:
@@ -239,3 +242,28 @@ def model_config(
     if shuffle_version not in ("v1", "v2"):
         raise InvalidCheckpoint(f"{config.where}: ps_version is {shuffle_version!r}, expected 'v1' or 'v2'.")
     return ModelConfig(vision, decoder, tile_size, block, cast(Literal["v1", "v2"], shuffle_version))
+
+
+def flash_rule(config: Section, model: ModelConfig) -> FlashRule:
+    """Read the rule of a config with `flash_mode`; raise InvalidCheckpoint where it makes no sense.
+
+    Easy tiles are shuffled twice as coarsely, and two thresholds say which are easy.
+    """
+    side, block = model.tile_size // model.vision.patch_size, 2 * model.shuffle_block
+    if side % block or model.vision.hidden_size % ROUTER_HEADS:
+        raise InvalidCheckpoint(
+            f"{config.where}: flash_mode needs tiles that divide into blocks of {block}x{block} patches, found "
+            f"{side}x{side}, and a tower whose width {model.vision.hidden_size} divides by {ROUTER_HEADS}."
+        )
+    relative, absolute = (_threshold(config, f"flash_{kind}_threshold") for kind in ("relative", "absolute"))
+    return FlashRule((side // block) ** 2, relative, absolute)
+
+
+def _threshold(config: Section, key: str) -> float:
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise InvalidCheckpoint(
+            f"{config.where}: with flash_mode {key} must be a number from 0 to 1, found {value!r:.80}: take it from "
+            "the config.json that the checkpoint was published with, or run without its router (--no-flash-router)."
+        )
+    return float(value)

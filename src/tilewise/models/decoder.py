@@ -1,4 +1,4 @@
-"""The decoder: one Llama-shaped transformer, driven by DecoderConfig."""
+"""InternVL: the whole model, encoder of tiles and decoder. Decoder: one Llama-shaped transformer as data tells it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tilewise.layers import ColumnLinear, RMSNorm, RopeTable, RowLinear
-from tilewise.models.config import DecoderConfig
+from tilewise.models.config import DecoderConfig, ModelConfig
+from tilewise.models.tile_encoder import TileEncoder
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.forms import Dense
 from tilewise.platforms.kv_cache import LayerCache, PagedLayout
@@ -73,6 +74,54 @@ MLP = Callable[[Tensor, Ops], Tensor]
 """A function from [N, hidden] to this rank's part of the sum, of the same shape."""
 
 
+class InternVL:
+    """A model, built by pulling weights from `view`; `context` is the longest sequence it will see, in tokens.
+
+    A rank in a pipeline has the layers of its stage; the first stage has the encoder of tiles and the embedding, the
+    last one the head.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        config: ModelConfig,
+        block: BlockFactory,
+        mesh: Mesh,
+        ops: Ops,
+        context: int,
+        encodes: bool = True,
+    ) -> None:
+        """Build the model, without the encoder of tiles unless it `encodes`: other processes do it then."""
+        self.config = config
+        self.ops = ops
+        self._mesh = mesh
+        self.encoder = TileEncoder(view, config, ops, mesh.tower) if encodes and mesh.is_first_stage else None
+        self.decoder = Decoder(view.at("language"), config.decoder, block, mesh, context)
+
+    def hidden(self, batch: ModelBatch, caches: Sequence[LayerCache], tile_pool: Tensor) -> Tensor:
+        """Return the decoder's last hidden state of every token of the batch [N, H].
+
+        In a pipeline, it is that of this stage's last layer, which is sent to the next stage, too.
+        """
+        decoder, pipeline = self.decoder, self._mesh.pipeline
+        if self._mesh.is_first_stage:
+            x = decoder.embed(batch.token_ids)
+            if len(batch.image_rows):
+                self.ops.scatter_rows(x, batch.image_rows, tile_pool.flatten(0, 1), batch.tile_rows)
+        else:
+            assert pipeline is not None
+            shape = (len(batch.token_ids), self.config.decoder.hidden_size)
+            x = pipeline.receive(batch.token_ids.new_empty(shape, dtype=decoder.dtype))
+        x = decoder(x, batch.positions, caches, batch.layout, self.ops)
+        if pipeline is not None and not self._mesh.is_last_stage:
+            pipeline.send(x)
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return logits [R, vocabulary] of hidden states [R, H]."""
+        return self.decoder.logits(hidden, self.ops)
+
+
 class Decoder:
     """The embedding, blocks, final norm and output head."""
 
@@ -101,10 +150,6 @@ class Decoder:
     def dtype(self) -> torch.dtype:
         """Dtype of hidden states, and of keys and values that are kept as they are computed."""
         return self._norm.weight.dtype
-
-    @property
-    def has_head(self) -> bool:
-        return self._head is not None
 
     @property
     def device(self) -> torch.device:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from tilewise.errors import InvalidCheckpoint
 from tilewise.models.backbones import Backbone, backbone_of
-from tilewise.models.config import ModelConfig, model_config, vision_config
-from tilewise.models.flash import flash_rule
-from tilewise.models.internvl import InternVL
+from tilewise.models.config import ModelConfig, flash_rule, model_config, vision_config
+from tilewise.models.decoder import BlockFactory, InternVL
 from tilewise.models.tile_encoder import TileEncoder
 from tilewise.parallel.mesh import Mesh, Share
-from tilewise.platforms.forms import Form
+from tilewise.plan.floors import Matrices
+from tilewise.platforms.forms import Dense, Form, Int8
 from tilewise.platforms.ops import Ops
 from tilewise.platforms.weights import DenseWeight, Store, Use, Weight, as_it_came, rounded_to_fp8
 from tilewise.weights.checkpoint_source import CheckpointSource, SkippedSource
@@ -34,6 +34,19 @@ logger = logging.getLogger("tilewise")
 
 IN_A_STAGE = re.compile(r"^(vision\.layers\.\d+|projector|language\.model\.layers\.\d+)\.")
 """Internal names of modules that are quantised at all: not the head, nor what only some models have beside these."""
+
+TOWER_PARTS = ("tower", "projector")
+"""Parts that each vision worker has, and the engine beside them has not."""
+PARTS = (*TOWER_PARTS, "embedding", "head", "attention", "mlp")
+_BEGINNINGS = {
+    "vision.": "tower",
+    "projector.": "projector",
+    "flash.": "projector",
+    "language.model.embed_tokens.": "embedding",
+    "language.model.layers.": "attention",
+    "language.": "head",
+}
+_MLP = ".mlp."
 
 Watch = Callable[[str, Tensor], None]
 
@@ -163,14 +176,29 @@ class Architecture:
         self.build(shapes, ops, context=1, store=as_it_came)
         return shapes.parameters
 
-    def count_bytes(
-        self, ops: Ops, dtype: torch.dtype, store: Store | None = None, mesh: Mesh = Mesh(), encodes: bool = True
-    ) -> int:
+    def count_bytes(self, ops: Ops, dtype: torch.dtype, store: Store | None = None, mesh: Mesh = Mesh()) -> int:
         """Count the bytes of the weights as a rank keeps them."""
-        kept = CountingStore(store or ops.store)
-        view = WeighedView(self.read_as(self.shapes(dtype)), store=kept, kept=kept)
-        InternVL(view, self.config, self.backbone.block, mesh, ops, 1, encodes)
-        return kept.bytes
+        return sum(part.bytes for part in self.weigh(ops, dtype, store, mesh).values())
+
+    def weigh(
+        self,
+        ops: Ops,
+        dtype: torch.dtype,
+        store: Store | None = None,
+        mesh: Mesh = Mesh(),
+        rounds: bool = False,
+        block: BlockFactory | None = None,
+        shapes: ShapeSource | None = None,
+    ) -> dict[str, Matrices]:
+        """Return what a rank keeps of each of `PARTS`, by building its model over shapes; no weight is read.
+
+        `rounds` is True if matrices in floats become int8 as they are stored. `block` builds layers in place of the
+        backbone's own; `shapes` are those of `self.shapes`, where they are there already.
+        """
+        sums = PartSums(store or ops.store, rounds)
+        view = PartsView(self.read_as(shapes or self.shapes(dtype)), store=sums.store, sums=sums)
+        InternVL(view, self.config, block or self.backbone.block, mesh, ops, context=1)
+        return sums.parts
 
     def shapes(self, dtype: torch.dtype) -> ShapeSource:
         """Return the tensors that the files have, or will have, without their numbers."""
@@ -204,30 +232,54 @@ class Fp8Source(SourceOver):
         return replace(found, matrix=rounded_to_fp8(found.matrix)) if IN_A_STAGE.match(module) else found
 
 
+def part_of(name: str) -> str:
+    """Return the part of the model that a tensor or a module belongs to, by its internal name."""
+    part = next(part for beginning, part in _BEGINNINGS.items() if name.startswith(beginning))
+    return "mlp" if part == "attention" and _MLP in name else part
+
+
 @dataclass
-class CountingStore:
-    """A store that counts the bytes of what it keeps."""
+class PartSums:
+    """The matrices that were kept so far, by part of the model."""
 
     store: Store
-    bytes: int = 0
+    rounds: bool
+    """True if matrices in floats become int8 as they are stored."""
+    parts: dict[str, Matrices] = field(default_factory=lambda: dict.fromkeys(PARTS, Matrices()))
 
-    def __call__(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
+    def add(self, part: str, found: Matrices) -> None:
+        self.parts[part] += found
+
+    def keep(self, prefix: str, parts: Sequence[Form], bias: Tensor | None, use: Use) -> Weight:
         weight = self.store(parts, bias, use)
-        # A matrix that is shared, and kept as it is, is the tensor that is counted for something else.
-        if not (use is Use.SHARED and isinstance(weight, DenseWeight)):
-            self.bytes += weight.nbytes
+        # A shared matrix that is kept as it came is a tensor that was counted when it was read.
+        taken = 0 if use is Use.SHARED and isinstance(weight, DenseWeight) else weight.nbytes
+        numbers = [(form.shape[0] * form.shape[1], self._is_int8(form)) for form in parts]
+        floats, int8 = (sum(count for count, found in numbers if found is wanted) for wanted in (False, True))
+        self.add(part_of(prefix), Matrices(taken, floats, int8))
         return weight
 
+    def _is_int8(self, form: Form) -> bool:
+        return isinstance(form, Int8) or (self.rounds and isinstance(form, Dense))
 
-@dataclass(frozen=True, kw_only=True)
-class WeighedView(View):
-    """A view that also counts the bytes of tensors, added to those that its store has counted."""
 
-    kept: CountingStore
+@dataclass(frozen=True)
+class PartsView(View):
+    """A view that counts what is read and kept below it."""
+
+    sums: PartSums = field(default_factory=lambda: PartSums(as_it_came, False))
+
+    def at(self, module: str | int) -> PartsView:
+        prefix = f"{self.prefix}{module}."
+
+        def keep(parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
+            return self.sums.keep(prefix, parts, bias, use)
+
+        return replace(self, prefix=prefix, store=keep)
 
     def tensor(self, name: str, *shape: int, share: Share | None = None) -> Tensor:
         found = super().tensor(name, *shape, share=share)
-        self.kept.bytes += found.nbytes
+        self.sums.add(part_of(self.prefix + name), Matrices(found.nbytes))
         return found
 
 

@@ -1,10 +1,12 @@
 """TileEncoder: turns tiles into rows that the decoder reads, by tower, pixel shuffle, projector and Flash's router.
 
-Source of the arithmetic: OpenGVLab/InternVL `modeling_internvl_chat.py`, and of the tower `modeling_intern_vit.py`.
+Source of the arithmetic: OpenGVLab/InternVL `modeling_internvl_chat.py`, of the tower `modeling_intern_vit.py`, and of
+router and few rows `modeling_internvl_chat.py` of the Flash checkpoints (InternVL3.5 paper, arXiv 2508.18265, ViR).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -15,8 +17,7 @@ from torch import Tensor
 
 from tilewise.errors import InvalidConfig
 from tilewise.layers import ColumnLinear, LayerNorm, RMSNorm, RowLinear, norm_of
-from tilewise.models.config import ModelConfig, VisionConfig
-from tilewise.models.flash import FlashHead
+from tilewise.models.config import ROUTER_HEADS, ModelConfig, VisionConfig
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.ops import Ops
 from tilewise.weights.view import View
@@ -24,6 +25,8 @@ from tilewise.weights.view import View
 # Mean and deviation of ImageNet's pixels, with which every InternViT was trained.
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
+_NORM_EPS = 1e-5
+_GATING_BLOCKS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,9 @@ class TileEncoder:
         self.ops = ops
         self.tower = VisionTower(view.at("vision"), config.vision, config.tile_size, mesh)
         self._projector = Projector(view.at("projector"), config)
-        self._flash = FlashHead(view.at("flash"), config) if config.flash else None
+        flash = view.at("flash")
+        self._router = TileRouter(flash, config.vision.hidden_size) if config.flash else None
+        self._few_projector = Projector(flash.at("projector"), config, few=True) if config.flash else None
         # float32 in any model, as the reference normalises: rounded to bfloat16 they would shift every pixel.
         device = self.tower.device
         self._mean, self._std = torch.tensor(PIXEL_MEAN, device=device), torch.tensor(PIXEL_STD, device=device)
@@ -70,25 +75,37 @@ class TileEncoder:
         assert features is not None
         block, version = self.config.shuffle_block, self.config.shuffle_version
         rows = self._projector(pixel_shuffle(features, block, version), self.ops)
-        if self._flash is None:
+        if self._router is None or self._few_projector is None:
             yield EncodedTiles(rows)
             return
-        few = self._flash.projector(pixel_shuffle(features, 2 * block, version), self.ops)
-        yield EncodedTiles(torch.cat((rows, few), dim=1), self._flash.router(features, self.ops))
+        few = self._few_projector(pixel_shuffle(features, 2 * block, version), self.ops)
+        yield EncodedTiles(torch.cat((rows, few), dim=1), self._router(features, self.ops))
 
 
 class Projector:
-    """A layer norm, a linear, GELU and a linear, from shuffled patch features to the decoder's width (`mlp1`)."""
+    """A layer norm, and linears with GELU between them, from shuffled patch features to the decoder's width.
 
-    def __init__(self, view: View, config: ModelConfig) -> None:
-        inputs = config.vision.hidden_size * config.shuffle_block**2
+    There are two linears for all rows of a tile (`mlp1`). With `few` there are three, and patches are shuffled twice as
+    coarsely, for the few rows of a Flash model's easy tile (`mlp2`).
+    """
+
+    def __init__(self, view: View, config: ModelConfig, few: bool = False) -> None:
         hidden = config.decoder.hidden_size
-        self._norm = LayerNorm(view.at("norm"), inputs, eps=1e-5)
-        self._linear_1 = ColumnLinear(view, {"linear_1": hidden}, inputs, True, Mesh())
-        self._linear_2 = RowLinear(view, "linear_2", hidden, hidden, True, Mesh())
+        inputs = config.vision.hidden_size * (config.shuffle_block * (2 if few else 1)) ** 2
+        widths = [2 * hidden, 2 * hidden] if few else [hidden]
+        self._norm = LayerNorm(view.at("norm"), inputs, _NORM_EPS)
+        # Projectors and router are whole on every rank, as the tower is by default.
+        self._inner = [
+            ColumnLinear(view, {f"linear_{n}": width}, before, True, Mesh())
+            for n, (before, width) in enumerate(itertools.pairwise([inputs, *widths]), 1)
+        ]
+        self._out = RowLinear(view, f"linear_{len(widths) + 1}", widths[-1], hidden, True, Mesh())
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
-        return self._linear_2(self._linear_1.gelu(self._norm(x, ops), ops), ops)
+        x = self._norm(x, ops)
+        for linear in self._inner:
+            x = linear.gelu(x, ops)
+        return self._out(x, ops)
 
 
 def pixel_shuffle(features: Tensor, block: int, version: Literal["v1", "v2"]) -> Tensor:
@@ -197,3 +214,78 @@ def resize_positions(positions: Tensor, trained: int, side: int) -> Tensor:
     resized = F.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
     patches = resized.flatten(2).transpose(1, 2).to(positions.dtype)
     return torch.cat((positions[:, :1], patches), dim=1)
+
+
+class TileRouter:
+    """The router: features [T, patches, C] -> float32 [T], the probability that a quarter of the rows is enough."""
+
+    def __init__(self, view: View, width: int) -> None:
+        self._pooling = CrossAttentionPooling(view.at("pooling"), width)
+        self._blocks = [GatingBlock(view.at("gating").at(f"block{n + 1}"), width) for n in range(_GATING_BLOCKS)]
+        gate = view.at("gating").at("gate")
+        self._norm = LayerNorm(gate.at("norm"), width, _NORM_EPS)
+        self._linear = ColumnLinear(gate, {"linear": 2}, width, True, Mesh())
+
+    def __call__(self, features: Tensor, ops: Ops) -> Tensor:
+        x = self._pooling(features, ops)
+        for block in self._blocks:
+            x = x + block(x, ops)
+        logits = self._linear(self._norm(x, ops), ops)
+        return logits.float().softmax(-1)[:, 0]
+
+
+class CrossAttentionPooling:
+    """A learned query gathers a tile's patches into one vector, in four rounds.
+
+    The checkpoints hold four stages; the released forward runs the first once and the second three times.
+    """
+
+    def __init__(self, view: View, width: int) -> None:
+        self._query = view.tensor("query_token", 1, width)
+        self._first, self._second = PoolingStage(view, 1, width), PoolingStage(view, 2, width)
+
+    def __call__(self, features: Tensor, ops: Ops) -> Tensor:
+        """Pool features [T, patches, C] -> [T, C]."""
+        x = self._query.expand(len(features), 1, -1)
+        x = self._first(x, self._first.key_value(features, ops), ops)
+        key_value = self._second.key_value(features, ops)
+        for _ in range(3):
+            x = self._second(x, key_value, ops)
+        return x[:, 0]
+
+
+class PoolingStage:
+    """An attention of one query to all patches, and a norm; there is no residual."""
+
+    def __init__(self, view: View, number: int, width: int) -> None:
+        attention = view.at(f"attn{number}")
+        self._query = ColumnLinear(attention, {"q_proj": width}, width, True, Mesh())
+        self._key_value = ColumnLinear(attention, {"k_proj": width, "v_proj": width}, width, True, Mesh())
+        self._out = RowLinear(attention, "out_proj", width, width, True, Mesh())
+        self._norm = LayerNorm(view.at(f"norm{number}"), width, _NORM_EPS)
+
+    def key_value(self, features: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
+        key, value = self._key_value(features, ops).chunk(2, dim=-1)
+        return _heads(key), _heads(value)
+
+    def __call__(self, x: Tensor, key_value: tuple[Tensor, Tensor], ops: Ops) -> Tensor:
+        query = _heads(self._query(x, ops))
+        mixed = ops.dense_attention(query, *key_value, query.shape[-1] ** -0.5)
+        return self._norm(self._out(mixed.flatten(2), ops), ops)
+
+
+def _heads(x: Tensor) -> Tensor:
+    heads: Tensor = x.unflatten(-1, (ROUTER_HEADS, -1))
+    return heads
+
+
+class GatingBlock:
+    """A linear, GELU, a linear and a layer norm; the caller adds the result to what came in."""
+
+    def __init__(self, view: View, width: int) -> None:
+        self._linear_1 = ColumnLinear(view, {"linear_1": 4 * width}, width, True, Mesh())
+        self._linear_2 = RowLinear(view, "linear_2", 4 * width, width, True, Mesh())
+        self._norm = LayerNorm(view.at("norm"), width, _NORM_EPS)
+
+    def __call__(self, x: Tensor, ops: Ops) -> Tensor:
+        return self._norm(self._linear_2(self._linear_1.gelu(x, ops), ops), ops)

@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tilewise.engine.sequence import SequenceFailure, TokenDelta
 from tilewise.inputs.spec import HeaderIds, InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.outputs.tools import partial_tag
 from tilewise.sampling_params import RequestOutputKind, SamplingParams
 from tilewise.timing import EngineMoments, Timing
-from tilewise.types import CompletionOutput, Logprob, PictureReport, Request, RequestOutput, SampledToken, Usage
+from tilewise.types import (
+    CompletionOutput,
+    Logprob,
+    PictureReport,
+    Request,
+    RequestOutput,
+    SampledToken,
+    SequenceFailure,
+    TokenDelta,
+    Usage,
+)
 
 
 class Detokenizer:

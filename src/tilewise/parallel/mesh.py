@@ -166,13 +166,13 @@ class Mesh:
         """Return the first rank's tensor, on all ranks."""
         return x if self.collectives is None else self.collectives.from_first(x)
 
-    def chosen(self, x: Tensor) -> Tensor:
-        """Return what the last stage's first rank has chosen, on all ranks; `x` of the others is ignored."""
+    def from_last_stage(self, x: Tensor) -> Tensor:
+        """Return the tensor of the last stage's first rank, on all ranks; `x` of the others is ignored."""
         return self.from_first(x) if self.pipeline is None else self.pipeline.from_last(x)
 
-    def reported(self, message: T) -> T:
+    def object_from_last_stage(self, data: T) -> T:
         """Return the plain data that the last stage's first rank gives, on all ranks of a pipeline."""
-        return message if self.pipeline is None else cast(T, self.pipeline.reported(message))
+        return data if self.pipeline is None else cast(T, self.pipeline.object_from_last(data))
 
 
 def _divide(a: int, b: int) -> bool:

@@ -79,17 +79,17 @@ class Pipeline:
         dist.broadcast(x, src=self._chooses)
         return x
 
-    def reported(self, message: object) -> Any:
+    def object_from_last(self, data: object) -> Any:
         """Return the plain data that the last stage's first rank gives, on all ranks of all stages."""
-        messages = [message]
-        dist.broadcast_object_list(messages, src=self._chooses)
-        return messages[0]
+        objects = [data]
+        dist.broadcast_object_list(objects, src=self._chooses)
+        return objects[0]
 
 
-def told(message: object) -> Any:
-    """Return the first rank's message on all ranks; those of the others are ignored.
+def broadcast(message: object = None) -> Any:
+    """Send rank 0's message to all ranks, and return it on each. Other ranks pass nothing.
 
-    Messages are pickled, as ranks trust one another.
+    None from rank 0 tells them to end. Messages are pickled, as ranks trust one another.
     """
     messages = [message]
     dist.broadcast_object_list(messages, src=0)

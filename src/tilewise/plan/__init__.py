@@ -16,7 +16,7 @@ from tilewise.plan.memory import ModelFacts as ModelFacts
 from tilewise.plan.memory import largest as largest
 from tilewise.plan.memory import with_draft as with_draft
 from tilewise.plan.memory import with_vision_workers as with_vision_workers
-from tilewise.step import Limits, Speculation
+from tilewise.step import Limits
 
 _NO_GRAPHS = {True: "no graphs are captured", False: "nothing here captures graphs"}
 
@@ -107,7 +107,7 @@ def _limits(memory: MemoryPlan, batch_invariant: bool) -> Limits:
         flash=model.flash,
         prefix_caching=config.enable_prefix_caching,
         priorities=config.scheduling_policy == "priority",
-        speculation=_speculation(config),
+        speculation=config.speculation,
         batch_invariant=batch_invariant,
         kv_cache_dtype=config.quantised_kv,
         tile_batches=device.tile_batches,
@@ -144,13 +144,6 @@ def _overlap(config: EngineConfig, device: DeviceFacts, reasons: dict[str, str])
         why = "a sequence that guesses waits for its last token"
     reasons["async_scheduling"] = f"{'on' if on else 'off'}: {why}"
     return on
-
-
-def _speculation(config: EngineConfig) -> Speculation | None:
-    wanted = config.speculation
-    if wanted is None:
-        return None
-    return Speculation(wanted.num_speculative_tokens, wanted.lookup if wanted.method == "ngram" else None)
 
 
 def _context(plan: MemoryPlan) -> int:

@@ -14,13 +14,12 @@ from queue import Empty, SimpleQueue
 from typing import Any, Literal, TypeVar
 
 from tilewise.engine.counters import Counters, EngineLoad
-from tilewise.engine.sequence import SequenceDelta
 from tilewise.errors import TilewiseError
 from tilewise.plan import Resolved
 from tilewise.remote.engine import EngineProcess, Sink
 from tilewise.remote.replicas import Replicas, replicas_of
 from tilewise.remote.wire import Launch, Ready, RequestRefused
-from tilewise.types import Request
+from tilewise.types import Request, SequenceDelta
 
 Result = TypeVar("Result")
 

@@ -19,12 +19,11 @@ from types import MappingProxyType
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from tilewise.engine.encode_core import EncodedDelta
-from tilewise.engine.sequence import SequenceDelta
 from tilewise.errors import TilewiseError
 from tilewise.host import short_waits, without_interrupts
 from tilewise.inputs.media.tile_memory import TileFile
 from tilewise.remote.wire import Abort, Close, FromEngine, Launch, ResetCache, Returned, Submit, ToEngine, framed, pipe
-from tilewise.types import Request
+from tilewise.types import Request, SequenceDelta
 
 
 class Sink(Protocol):

@@ -26,7 +26,7 @@ from tilewise.console import set_up_logs
 from tilewise.engine.core import EngineCore
 from tilewise.engine.encode_core import EncodeCore
 from tilewise.errors import EngineStuck, RankDied, TilewiseError
-from tilewise.host import offer_to_be_killed
+from tilewise.host import cache_bytes, offer_to_be_killed
 from tilewise.inputs.media.tile_memory import TileMemory
 from tilewise.remote.wire import (
     Abort,
@@ -245,9 +245,10 @@ def _take_in(messages: list[ToEngine | RequestRefused], pipe: Pipe, core: Core) 
 def build_encoding(launch: Launch) -> tuple[Core, Ready]:
     """Build an engine that encodes pictures alone. Raises the errors of `build_tower`."""
     started = time.perf_counter()
-    from tilewise.runner.tower import build_tower, cache_bytes  # as in `process.build`
+    from tilewise.runner.tower import build_tower  # as in `process.build`
 
     imported = time.perf_counter()
     tower, resolved = build_tower(launch.config, launch.model)
     seconds = {"imports": imported - started, "model": time.perf_counter() - imported}
-    return EncodeCore(tower, cache_bytes(launch.config)), Ready(resolved, seconds)
+    kept = cache_bytes(launch.config.encoder_cache_gb, "encoded tiles", "encoder_cache_gb")
+    return EncodeCore(tower, kept), Ready(resolved, seconds)

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from tilewise.config import EngineConfig
 from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.engine.encode_core import EncodedDelta
-from tilewise.engine.sequence import SequenceDelta
 from tilewise.errors import TilewiseError
 from tilewise.host import Memory
 from tilewise.inputs.media.tile_memory import Loan, StoredTile, TileForm, TileMemory, TileRef
 from tilewise.plan import Resolved
-from tilewise.types import Request
+from tilewise.types import Request, SequenceDelta
 
 if TYPE_CHECKING:
     from tilewise.inputs.model_inputs import ModelInputs

@@ -197,7 +197,7 @@ def build_batch(
 def _chosen_behind(work: Sequence[Work], starts: Sequence[int]) -> Integers:
     """Return the tokens of the step behind which one is chosen, as indices."""
     stops = zip(starts[1:], work, strict=False)
-    return np.array([token for stop, item in stops for token in range(stop - item.rows, stop)], np.int64)
+    return np.array([token for stop, item in stops for token in range(stop - item.num_choices, stop)], np.int64)
 
 
 def _tile_rows(work: Sequence[Work], starts: Sequence[int], rows_per_page: int) -> tuple[Integers, Integers]:

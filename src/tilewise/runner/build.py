@@ -19,17 +19,17 @@ from tilewise.environment import Environment
 from tilewise.errors import InvalidCheckpoint, InvalidConfig
 from tilewise.host import Memory
 from tilewise.models.config import ModelConfig, shared_out
-from tilewise.models.load import Architecture, Watch
+from tilewise.models.load import TOWER_PARTS, Architecture, Watch
 from tilewise.models.tile_encoder import TileEncoder
 from tilewise.parallel.mesh import Mesh
-from tilewise.parallel.ranks import told
+from tilewise.parallel.ranks import broadcast
 from tilewise.plan import DeviceFacts, ModelFacts, Resolved, largest, resolve, with_draft, with_vision_workers
 from tilewise.platforms import current_platform
 from tilewise.platforms.base import Platform
 from tilewise.platforms.ops import Ops
 from tilewise.platforms.weights import Store
 from tilewise.runner.activations import activation_bytes, token_bytes
-from tilewise.runner.ranks import Orders, RankedRunner, Ranks, RankTask
+from tilewise.runner.ranks import BuildDecisions, RankedRunner, Ranks, RankTask
 from tilewise.runner.runner import BackgroundRunner, LocalRunner
 from tilewise.runner.tile_store import ENCODER_PARTS, CappedFolder, EncodedTileFile, EncodedTileStore, model_key
 from tilewise.runner.vision_workers import VisionTask, VisionWorkers
@@ -42,7 +42,7 @@ from tilewise.weights.quantization import check_method
 from tilewise.weights.sources import Fingerprint
 
 if TYPE_CHECKING:
-    from tilewise.models.internvl import InternVL
+    from tilewise.models.decoder import InternVL
 
 logger = logging.getLogger("tilewise")
 
@@ -88,11 +88,11 @@ def build_runner(
         if config.load_format != "dummy":
             for checkpoint in filter(None, (model, draft)):
                 checkpoint.fetch_weights()
-        orders, mesh = Orders(resolved, dtype), Mesh()
+        decisions, mesh = BuildDecisions(resolved, dtype), Mesh()
         if ranks:
             mesh = ranks.start(model.folder, draft.folder if draft else None)
-            told(orders)
-        own = RankBuilder(config, platform, orders, mesh).build(architecture, drafting, kept)
+            broadcast(decisions)
+        own = RankBuilder(config, platform, decisions, mesh).build(architecture, drafting, kept)
         runner: Runner = RankedRunner(own, ranks) if ranks else own
     _log_room(resolved.limits)
     if resolved.overlap:
@@ -127,12 +127,12 @@ def checked_architecture(folder: CheckpointFolder, config: EngineConfig, image_c
     return architecture
 
 
-def build_rank(task: RankTask, platform: Platform, orders: Orders, mesh: Mesh) -> LocalRunner:
+def build_rank(task: RankTask, platform: Platform, decisions: BuildDecisions, mesh: Mesh) -> LocalRunner:
     """Build another rank's runner, as the first one has decided."""
     config = task.config
     architecture = Architecture.of(task.model, config.flash_router, config.quantization)
     drafting = draft_architecture(task.draft, architecture, config) if task.draft else None
-    return RankBuilder(config, platform, orders, mesh).build(architecture, drafting, None)
+    return RankBuilder(config, platform, decisions, mesh).build(architecture, drafting, None)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class RankBuilder:
 
     config: EngineConfig
     platform: Platform
-    orders: Orders
+    decisions: BuildDecisions
     mesh: Mesh
 
     def build(
@@ -149,7 +149,7 @@ class RankBuilder:
     ) -> LocalRunner:
         """Build the rank's runner; `kept` is a folder for encoded tiles."""
         started = time.perf_counter()
-        weights, resolved, dtype = Fingerprint(ENCODER_PARTS), self.orders.resolved, self.orders.dtype
+        weights, resolved, dtype = Fingerprint(ENCODER_PARTS), self.decisions.resolved, self.decisions.dtype
         ops = self.platform.ops(resolved.limits.batch_invariant)
         with self._vision_workers(architecture) as workers:
             loaded = self._load(architecture, ops, weights if kept else None, encodes=workers is None)
@@ -175,8 +175,8 @@ class RankBuilder:
         if not count:
             yield None
             return
-        invariant = self.orders.resolved.limits.batch_invariant
-        workers = VisionWorkers(VisionTask(self.config, architecture.folder, self.orders.dtype, invariant), count)
+        invariant = self.decisions.resolved.limits.batch_invariant
+        workers = VisionWorkers(VisionTask(self.config, architecture.folder, self.decisions.dtype, invariant), count)
         try:
             yield workers
         except BaseException:
@@ -184,8 +184,8 @@ class RankBuilder:
             raise
 
     def _load(self, architecture: Architecture, ops: Ops, watch: Watch | None = None, encodes: bool = True) -> InternVL:
-        config, dtype, device = self.config, self.orders.dtype, self.platform.device
-        context, store = self.orders.resolved.limits.max_model_len, weight_store(ops, config.quantization)
+        config, dtype, device = self.config, self.decisions.dtype, self.platform.device
+        context, store = self.decisions.resolved.limits.max_model_len, weight_store(ops, config.quantization)
         if config.load_format == "dummy":
             return architecture.build(architecture.noise(dtype, device), ops, context, self.mesh, watch, store, encodes)
         read_ahead(shard_files(architecture.folder.path), config.safetensors_load_strategy)
@@ -232,9 +232,8 @@ def largest_facts(config: EngineConfig, architecture: Architecture, dtype: torch
     found = [model_facts(architecture, dtype, ops, config.quantization, config.quantised_kv, mesh) for mesh in meshes]
     if not config.vision_workers:
         return largest(found)
-    store, whole = weight_store(ops, config.quantization), found[0].weight_bytes
-    tower = whole - architecture.count_bytes(ops, dtype, store, encodes=False)
-    return with_vision_workers(found[0], config.vision_workers, tower)
+    parts = architecture.weigh(ops, dtype, weight_store(ops, config.quantization))
+    return with_vision_workers(found[0], config.vision_workers, sum(parts[name].bytes for name in TOWER_PARTS))
 
 
 def model_facts(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tilewise.models.internvl import InternVL
+from tilewise.models.decoder import InternVL
 from tilewise.models.tile_encoder import EncodedTiles, TileEncoder
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Capturer

@@ -39,13 +39,13 @@ class FiniteCheck:
         A number that is not finite stays so through all layers behind it, so that the last states show it. Logits are
         None in a stage of a pipeline that has no head; it is told what the last one has found.
         """
-        rows = sum(item.rows for item in work)
+        rows = sum(item.num_choices for item in work)
         if logits is None:
             flags = torch.zeros(len(token_rows) + rows, dtype=torch.int64, device=hidden.device)
         else:
             flags = torch.cat((broken_rows(hidden)[token_rows], broken_rows(logits)))
         if mesh.pipeline is not None:
-            flags = mesh.chosen(flags.to(torch.int64))
+            flags = mesh.from_last_stage(flags.to(torch.int64))
         return cls(work, start_copy_to_host(flags))
 
     def wait(self, sampled: Sampled) -> tuple[dict[int, tuple[SampledToken, ...]], dict[int, str]]:
@@ -60,8 +60,8 @@ class FiniteCheck:
             return kept, found
         first, place = 0, sum(item.count for item in self.work)
         for item in self.work:
-            tokens, rows = flags[first : first + item.count], flags[place : place + item.rows]
-            first, place = first + item.count, place + item.rows
+            tokens, rows = flags[first : first + item.count], flags[place : place + item.num_choices]
+            first, place = first + item.count, place + item.num_choices
             tensor, good = _first_broken(item, tokens, rows)
             if tensor is None or good >= len(sampled.get(item.slot, ())) > 0:
                 continue
@@ -75,7 +75,7 @@ def _first_broken(item: Work, tokens: Sequence[bool], rows: Sequence[bool]) -> t
     """Return the tensor whose numbers are the first that are not finite, and how many tokens were chosen before."""
     if any(tokens[: item.count - item.drafts]):
         return "hidden states", 0
-    for good, (token, row) in enumerate(zip(tokens[item.count - item.rows :], rows, strict=True)):
+    for good, (token, row) in enumerate(zip(tokens[item.count - item.num_choices :], rows, strict=True)):
         if token or row:
             return ("hidden states" if token else "logits"), good
     return None, 0

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from tilewise.models.config import ModelConfig
-from tilewise.models.decoder import ModelBatch
-from tilewise.models.internvl import InternVL
+from tilewise.models.decoder import InternVL, ModelBatch
 from tilewise.models.tile_encoder import EncodedTiles, TileEncoder
 from tilewise.platforms.base import Capture, Capturer, Graph, NotCapturable
 from tilewise.platforms.kv_cache import LayerCache
@@ -76,7 +75,7 @@ class Forward:
         self._caches = caches
         self._pool = pool
         self._capture = capturer(model.ops) if capturer else None
-        self._most_tokens = 1 + (limits.speculation.tokens if limits.speculation else 0)
+        self._most_tokens = 1 + (limits.speculation.num_speculative_tokens if limits.speculation else 0)
         self._captured: dict[tuple[int, ...], _Captured] = {}
         self._sizes = limits.graph_sizes
 

@@ -26,7 +26,7 @@ from tilewise.console import set_up_logs
 from tilewise.errors import InvalidConfig, RankDied, TilewiseError
 from tilewise.host import Memory
 from tilewise.parallel.mesh import Mesh
-from tilewise.parallel.ranks import join, leave, refuse_second, told
+from tilewise.parallel.ranks import broadcast, join, leave, refuse_second
 from tilewise.plan import Resolved
 from tilewise.platforms import current_platform
 from tilewise.platforms.base import Platform
@@ -38,8 +38,8 @@ from tilewise.runner.processes import (
     start_module,
     task_of_this,
 )
-from tilewise.runner.runner import LaunchedStep, LocalRunner
-from tilewise.step import StepPlan
+from tilewise.runner.runner import LocalRunner
+from tilewise.step import Handle, StepPlan
 from tilewise.weights.folder import CheckpointFolder
 
 logger = logging.getLogger("tilewise")
@@ -49,7 +49,7 @@ _HERE = b"here\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
+class BuildDecisions:
     """Decisions of the first rank, from which all ranks build."""
 
     resolved: Resolved
@@ -58,7 +58,7 @@ class Orders:
 
 @dataclass(frozen=True, slots=True)
 class RankTask:
-    """The task that another rank is started with; its orders come once it has joined."""
+    """The task that another rank is started with; what the first rank has decided comes once it has joined."""
 
     config: EngineConfig
     model: CheckpointFolder
@@ -168,11 +168,11 @@ class RankedRunner:
         self._runner, self._ranks = runner, ranks
         self._listening = True
 
-    def launch(self, plan: StepPlan) -> LaunchedStep:
+    def launch(self, plan: StepPlan) -> Handle:
         """Launch a plan on all ranks. Raises RankDied when another rank is not there any more."""
         try:
             with self._ranks.watched():
-                told(plan)
+                broadcast(plan)
                 return self._runner.launch(plan)
         except BaseException:
             self._listening = False  # others may be in the middle of a pass, and wait there for what will not come
@@ -189,7 +189,7 @@ class RankedRunner:
     def close(self) -> None:
         if self._listening:
             with suppress(RankDied), self._ranks.watched():
-                told(None)
+                broadcast(None)
         self._runner.close()
         self._ranks.close()
 
@@ -200,8 +200,8 @@ def follow(task: RankTask, platform: Platform) -> None:
 
     try:
         mesh = join(task.rank, task.config.layout, task.address, platform.backend)
-        runner = build_rank(task, platform, told(None), mesh)
-        while (plan := told(None)) is not None:
+        runner = build_rank(task, platform, broadcast(), mesh)
+        while (plan := broadcast()) is not None:
             runner.launch(plan)
         runner.close()
     finally:

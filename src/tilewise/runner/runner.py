@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tilewise.models.decoder import ModelBatch
-from tilewise.models.internvl import InternVL
+from tilewise.models.decoder import InternVL, ModelBatch
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Capturer
 from tilewise.platforms.kv_cache import LayerCache, empty_cache, kept_dtype
@@ -26,17 +25,7 @@ from tilewise.runner.forward import Forward, logits_by_panels, logits_one_by_one
 from tilewise.runner.sampler import SampledTokens, choose, rows_of, sample, score_prompts
 from tilewise.runner.tile_store import EncodedTileStore
 from tilewise.runner.vision_workers import VisionWorkers
-from tilewise.step import EncodedTile, Limits, PromptScores, Runner, StepPlan, StepResult, StepSeconds, Work
-
-
-@dataclass(frozen=True, slots=True)
-class PendingStep:
-    """A handle on a step that may not have begun. What goes wrong in it is raised by `wait`."""
-
-    result: Future[StepResult]
-
-    def wait(self) -> StepResult:
-        return self.result.result()
+from tilewise.step import EncodedTile, Handle, Limits, PromptScores, Runner, StepPlan, StepResult, StepSeconds, Work
 
 
 class BackgroundRunner:
@@ -50,11 +39,11 @@ class BackgroundRunner:
         self._runner = runner
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tilewise-runner")
 
-    def launch(self, plan: StepPlan) -> PendingStep:
-        return PendingStep(self._thread.submit(self._run, plan))
+    def launch(self, plan: StepPlan) -> Handle:
+        return self._thread.submit(self._run, plan).result
 
     def _run(self, plan: StepPlan) -> StepResult:
-        return self._runner.launch(plan).wait()
+        return self._runner.launch(plan)()
 
     def check(self) -> None:
         self._runner.check()
@@ -66,7 +55,7 @@ class BackgroundRunner:
 
 @dataclass(frozen=True, slots=True)
 class LaunchedStep:
-    """A handle on a step that has been given to the device. On a CPU it has run to its end then."""
+    """A step that has been given to the device. On a CPU it has run to its end then."""
 
     sampled: SampledTokens
     encoded: tuple[EncodedTile, ...]
@@ -146,9 +135,9 @@ class LocalRunner:
             self._forward.prepare(lambda size: self._batch((), self._place(()), size))
 
     @torch.inference_mode()
-    def launch(self, plan: StepPlan) -> LaunchedStep:
+    def launch(self, plan: StepPlan) -> Handle:
         with self._stream():
-            return self._launch(plan)
+            return self._launch(plan).wait
 
     def _launch(self, plan: StepPlan) -> LaunchedStep:
         # Tables first, since all else reads them; the draft model before the model, which verifies its guesses; tiles
@@ -162,8 +151,8 @@ class LocalRunner:
         began = time.perf_counter()
         computed = self._decode(plan) if plan.work else _NOTHING
         decoded = time.perf_counter() - began
-        written = self._lane.write(plan.rows)
-        encoded = (*written, *self._lane.take(plan.encode), *self._lane.advance(plan.tiles, wait=not plan.work))
+        written = self._lane.write(plan.row_jobs)
+        encoded = (*written, *self._lane.take(plan.encode), *self._lane.advance(plan.encode_budget, wait=not plan.work))
         tile = self._lane.tile_seconds
         seconds = None if tile is None else StepSeconds(decoded, tile)
         return LaunchedStep(computed.sampled, encoded, computed.prompt_scores, seconds, computed.check)
@@ -184,7 +173,7 @@ class LocalRunner:
             prompt_scores = score_prompts(plan.work, token_rows, tables, prompt_logits)
             logits = self._sampled_logits(self._model.logits, hidden, batch.logits_rows)
         if any(tables.admission(work.slot).sampling.prompt_logprobs is not None for work in plan.work):
-            prompt_scores = self._mesh.reported(prompt_scores)
+            prompt_scores = self._mesh.object_from_last_stage(prompt_scores)
         sampled = sample(logits, sampling, tables, self._model.ops, self._mesh)
         check = None
         if self._limits.check_numerics:

@@ -78,10 +78,10 @@ def sample(logits: Tensor | None, work: Sequence[Work], tables: Tables, ops: Ops
     rows = rows_of(work, tables)
     no_numbers = torch.zeros((), dtype=torch.bool, device=tables.device)
     if logits is None:
-        chosen = mesh.chosen(torch.empty(len(rows), dtype=torch.int64, device=tables.device))
+        chosen = mesh.from_last_stage(torch.empty(len(rows), dtype=torch.int64, device=tables.device))
     else:
         logits = apply_masks(logits, work)
-        chosen = mesh.chosen(choose(logits, rows, tables.tokens, ops))
+        chosen = mesh.from_last_stage(choose(logits, rows, tables.tokens, ops))
         no_numbers = logits.gather(1, chosen[:, None]).isnan().any()
     at = (to_device([row.slot for row in rows], tables.device), to_device([row.length for row in rows], tables.device))
     # Read before it is overwritten. Behind the last guess stands no guess, but what is read there is not compared.
@@ -101,7 +101,7 @@ def warn_of_nan() -> None:
 
 def rows_of(work: Sequence[Work], tables: Tables) -> list[LogitsRow]:
     """Return a row for each place at which a token is chosen: behind the last known token and behind each guess."""
-    places = [(item.slot, length) for item in work for length in range(item.stop - item.rows + 1, item.stop + 1)]
+    places = [(item.slot, length) for item in work for length in range(item.stop - item.num_choices + 1, item.stop + 1)]
     return [LogitsRow(index, slot, length, tables.admission(slot)) for index, (slot, length) in enumerate(places)]
 
 
@@ -117,13 +117,13 @@ def accept(
         while last < first + item.drafts and tokens[last].token_id == guessed[last]:
             last += 1
         found[item.slot] = tuple(tokens[first : last + 1])
-        first += item.rows
+        first += item.num_choices
     return found
 
 
 def apply_masks(logits: Tensor, work: Sequence[Work]) -> Tensor:
     """Return the logits, with those of structured answers limited to what may come next."""
-    firsts = itertools.accumulate((item.rows for item in work), initial=0)
+    firsts = itertools.accumulate((item.num_choices for item in work), initial=0)
     masks = [(first, item.masks) for first, item in zip(firsts, work, strict=False) if item.masks is not None]
     if not masks:
         return logits
@@ -170,7 +170,7 @@ def reports_of(
     reports = () if logits is None else tuple(_reports(logits, rows, chosen))
     if mesh.pipeline is None:
         return reports
-    told = mesh.reported([(report.rows, report.wait()) for report in reports])
+    told = mesh.object_from_last_stage([(report.rows, report.wait()) for report in reports])
     return tuple(LogprobReport(places, partial(list, tokens)) for places, tokens in told)
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from tilewise.config import EngineConfig
 from tilewise.environment import Environment
-from tilewise.host import available_memory
 from tilewise.models.load import Architecture
 from tilewise.models.tile_encoder import TileEncoder
 from tilewise.plan import Resolved, why_batch_invariant
@@ -25,12 +24,10 @@ from tilewise.runner.finite import broken_rows
 from tilewise.runner.tile_store import EncodedTileStore, StoredTileRows
 from tilewise.step import Limits
 from tilewise.types import Tile
-from tilewise.units import GIB, in_bytes
 from tilewise.weights.checkpoint import Checkpoint
 from tilewise.weights.quantization import check_method
 
 logger = logging.getLogger("tilewise")
-_DEFAULT = 4 * GIB
 
 
 class TileTower:
@@ -88,16 +85,6 @@ def build_tower(config: EngineConfig, model: Checkpoint) -> tuple[TileTower, Res
     logger.info("Loading weights took %.2f seconds: tower and projector", time.perf_counter() - started)
     sizes, checks = resolved.limits.tile_batches, config.check_numerics
     return TileTower(encoder, sizes, platform.device, store, checks), resolved
-
-
-def cache_bytes(config: EngineConfig) -> int:
-    """Return the bytes of rows to keep in memory: as asked for; else 4 GiB, or a quarter of what is free, if less."""
-    if config.encoder_cache_gb is not None:
-        return int(config.encoder_cache_gb * GIB)
-    free = available_memory().free
-    bound = min(_DEFAULT, free // 4)
-    logger.info("encoded tiles: kept in up to %s (encoder_cache_gb sets it)", in_bytes(bound))
-    return bound
 
 
 def _resolved(config: EngineConfig, architecture: Architecture, platform: Platform) -> Resolved:

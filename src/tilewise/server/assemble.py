@@ -15,9 +15,9 @@ from tilewise.engine.counters import StatsLog
 from tilewise.entrypoints.setup import media_reader
 from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
-from tilewise.host import available_memory, usable_cpus
+from tilewise.host import available_memory, cache_bytes, usable_cpus
 from tilewise.ignored import LOG, Ignored
-from tilewise.inputs.media.cache import MediaCache, cache_bytes
+from tilewise.inputs.media.cache import MediaCache
 from tilewise.inputs.media.opener import MediaOpener
 from tilewise.inputs.media.tile_memory import TileFile, TileForm, TileStore
 from tilewise.inputs.model_inputs import ModelInputs
@@ -64,7 +64,7 @@ async def assemble(
         logger.info("Default sampling options of the model: %s", sampling)
     launch = Launch.of(found, part, build)
     if workers := media_workers():
-        bound = cache_bytes(engine.mm_processor_cache_gb)
+        bound = cache_bytes(engine.mm_processor_cache_gb, "pictures already cut", "mm_processor_cache_gb")
         launch = replace(launch, tiles=shared_tiles(process.tiles, bound, found.spec.tiling.tile_size))
     read = time.perf_counter()
 

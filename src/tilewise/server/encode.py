@@ -15,7 +15,6 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from tilewise.engine.encode_core import EncodedDelta
-from tilewise.engine.sequence import SequenceFailure
 from tilewise.errors import EngineDead, InvalidField
 from tilewise.ignored import Ignored
 from tilewise.inputs.media.arrays import IMAGE_EMBEDS
@@ -32,7 +31,7 @@ from tilewise.server.exchange import Router
 from tilewise.server.messages import RequestRules
 from tilewise.server.openapi import GENERATION, Operation
 from tilewise.server.served import ServedModel
-from tilewise.types import ImageInput, Request
+from tilewise.types import ImageInput, Request, SequenceFailure
 
 router = Router()
 MOST_PICTURES = 64

@@ -23,12 +23,11 @@ from prometheus_client import (
 )
 
 from tilewise.engine.counters import Counters, EngineLoad
-from tilewise.engine.sequence import TokenDelta
 from tilewise.inputs.media.cache import CacheCounts
 from tilewise.inputs.media.reader import LEFT_OUT
 from tilewise.plan import Resolved
 from tilewise.server.bodies import KNOWN
-from tilewise.types import Request, RequestOutput
+from tilewise.types import Request, RequestOutput, TokenDelta
 
 _FIRST_TOKEN = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0),

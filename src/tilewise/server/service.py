@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TypeVar
 
-from tilewise.engine.sequence import SequenceDelta, SequenceFailure
 from tilewise.errors import EngineDead, Expired, Overloaded
 from tilewise.ignored import Ignored, IgnoredLog
 from tilewise.inputs.media.reader import MediaOptions, MediaReader
@@ -26,7 +25,7 @@ from tilewise.remote.replicas import Replicas
 from tilewise.server.config import ServerConfig
 from tilewise.server.metrics import Metrics
 from tilewise.server.tracing import Tracing
-from tilewise.types import Request, RequestOutput
+from tilewise.types import Request, RequestOutput, SequenceDelta, SequenceFailure
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tilewise.config import EngineConfig
 from tilewise.host import Memory
 from tilewise.inputs.media.cache import CacheCounts, CutPicture, MediaCache, picture_digest
 from tilewise.inputs.media.tiling import Tiling
-from tilewise.inputs.options import InputOptions
 from tilewise.inputs.pieces import Message
 from tilewise.inputs.prepare import Preparer, TemplateOptions
 from tilewise.sampling_params import SamplingParams
@@ -44,7 +44,7 @@ def in_palette(first: tuple[int, int, int]) -> Image.Image:
 )
 def test_the_default_bound_is_what_memory_there_is(monkeypatch, caplog, asked, free, kept):
     """In GiB; a bound that is asked for is taken as it is."""
-    monkeypatch.setattr("tilewise.inputs.media.cache.available_memory", lambda: Memory(64 * GIB, free * GIB))
+    monkeypatch.setattr("tilewise.host.available_memory", lambda: Memory(64 * GIB, free * GIB))
     with caplog.at_level("INFO", "tilewise"):
         assert MediaCache.of(asked).max_bytes == kept * GIB
     assert ("mm_processor_cache_gb sets it" in caplog.text) is (asked is None)
@@ -138,8 +138,8 @@ def test_kept_again_counts_once():
 @pytest.fixture
 def caching(make_preparer):
     def make(max_bytes: int = 2**20, **options) -> Preparer:
-        plain = make_preparer(options=InputOptions(**options))
-        return Preparer(plain.spec, plain.tokenizer, plain.max_model_len, plain.options, MediaCache(max_bytes))
+        plain = make_preparer(config=EngineConfig(**options))
+        return Preparer(plain.spec, plain.tokenizer, plain.max_model_len, plain.config, MediaCache(max_bytes))
 
     return make
 

@@ -20,10 +20,9 @@ from tests.served import until
 from tilewise.errors import Cancelled, InvalidMedia, InvalidRequest, Overloaded, TilewiseError
 from tilewise.inputs.media.cache import CutPicture
 from tilewise.inputs.media.cut_worker import CutPictureJob
-from tilewise.inputs.media.cut_workers import MediaWorkers
 from tilewise.inputs.media.images import Opening, UnopenedFile
 from tilewise.inputs.media.limits import MediaBudget, MediaLimits
-from tilewise.inputs.media.opener import MediaOpener
+from tilewise.inputs.media.opener import MediaOpener, MediaWorkers
 from tilewise.inputs.media.reader import MediaOptions, MediaPart, MediaReader
 from tilewise.inputs.media.tile_memory import TileFile, TileForm, TileStore
 from tilewise.inputs.media.tiling import LimitedPicture, Tiling

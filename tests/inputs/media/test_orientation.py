@@ -15,11 +15,11 @@ from PIL import Image
 
 from tests.inputs.media.test_video import film
 from tests.inputs.pictures import data_url, saved, user
+from tilewise.config import EngineConfig
 from tilewise.inputs.media.images import Opening, matrix_orientation, open_image, orientation, to_rgb, upright
 from tilewise.inputs.media.reader import MediaOptions, MediaReader
 from tilewise.inputs.media.video import FrameChoice, read_video
 from tilewise.inputs.messages import read_messages
-from tilewise.inputs.options import InputOptions
 from tilewise.inputs.pieces import Message
 from tilewise.sampling_params import SamplingParams
 
@@ -129,7 +129,7 @@ def test_messages_and_pictures_of_python_are_treated_alike(make_preparer, note):
         for follow in (True, False):
             reader = MediaReader(opening=Opening(exif_orientation=follow)).timed()
             messages, media = read_messages([user("Hi", part)], reader)
-            preparer = make_preparer(options=InputOptions(exif_orientation=follow))
+            preparer = make_preparer(config=EngineConfig(exif_orientation=follow))
             sizes.append(preparer.chat(messages, media, SamplingParams()).images[0].original_size)
         assert sizes == [(WIDTH, HEIGHT), stored(note).size]
 

@@ -5,7 +5,6 @@ The key of a cut picture is a digest of all that its tiles depend on. Several th
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 from PIL import Image
 
 from tilewise.errors import InvalidField, InvalidMedia
-from tilewise.host import available_memory
+from tilewise.host import cache_bytes
 from tilewise.inputs.media.fetch import Kind, MediaFiles
 from tilewise.inputs.media.images import orientation, to_rgb
 from tilewise.inputs.media.limits import MediaLimits
@@ -28,10 +27,6 @@ from tilewise.inputs.media.tiling import (
 )
 from tilewise.resize import Resize
 from tilewise.types import AnyTile, Grid, Tile
-from tilewise.units import GIB, in_bytes
-
-logger = logging.getLogger("tilewise")
-_DEFAULT = 4 * GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,24 +116,13 @@ class RecentlyUsed(Generic[Key, Value]):
         self.num_bytes -= value.num_bytes if value is not None else 0
 
 
-def cache_bytes(gigabytes: float | None) -> int:
-    """Return the bytes that are so many GiB; None = 4, or a quarter of what machine or container has free, if less."""
-    if gigabytes is not None:
-        return int(gigabytes * GIB)
-    free = available_memory().free
-    bound = min(_DEFAULT, free // 4)
-    why = "4 GiB" if bound == _DEFAULT else f"a quarter of the {in_bytes(free)} that are free"
-    logger.info("pictures already cut: kept in up to %s (%s; mm_processor_cache_gb sets it)", in_bytes(bound), why)
-    return bound
-
-
 class MediaCache(RecentlyUsed[bytes, CutPicture]):
     """The most recently used pictures, up to so many bytes of tiles; 0 = none, and no picture is looked up."""
 
     @classmethod
     def of(cls, gigabytes: float | None) -> MediaCache:
         """Make one of so many GiB; None = as many as `cache_bytes` says."""
-        return cls(cache_bytes(gigabytes))
+        return cls(cache_bytes(gigabytes, "pictures already cut", "mm_processor_cache_gb"))
 
     def cut(self, image: Image.Image, tiling: Tiling, exif_orientation: bool, resize: Resize) -> CutPicture:
         """Return a loaded picture's tiles, cut now or kept from an earlier request."""

@@ -1,8 +1,9 @@
-"""The process that opens files of others: decoders written in C meet them here, apart from keys, models and requests.
+"""The processes that open files of others: decoders written in C meet them here, apart from keys, models and requests.
 
-It gets jobs of the process that started it, and answers in JSON, as a decoder that was taken over by a file might
-answer anything. From its first job on it opens no file, connects to nobody and has bounded memory. A picture becomes
-tiles in shared memory; of a video the chosen frames are sent back.
+A worker gets jobs of the process that had it started, and answers in JSON, as a decoder that was taken over by a file
+might answer anything. From its first job on it opens no file, connects to nobody and has bounded memory. A picture
+becomes tiles in shared memory; of a video the chosen frames are sent back. Workers are forked off a process that is
+this file run as a program, and are there in milliseconds.
 """
 
 from __future__ import annotations
@@ -12,9 +13,15 @@ import importlib
 import json
 import os
 import pkgutil
+import signal
+import socket
+import struct
+import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -25,7 +32,7 @@ import numpy as np
 from PIL import AvifImagePlugin, Image, ImageCms
 
 from tilewise.errors import InvalidMedia, InvalidRequest, TilewiseError
-from tilewise.host import offer_to_be_killed
+from tilewise.host import offer_to_be_killed, without_interrupts
 from tilewise.ignored import Ignored
 from tilewise.inputs.media.fetch import decode_base64
 from tilewise.inputs.media.images import DAMAGE, UnopenedFile, further_frames, on_background, open_image, reason, to_rgb
@@ -44,6 +51,9 @@ _KILLED_FIRST = 1000
 _KEPT_BYTES = 64 * 2**20
 """Freed memory that this process keeps for its next picture."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_NUMBER = struct.Struct("!q")
+_MOST = 2**16  # bytes of an order to the fork server
+_LIBRARIES = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD")
 ERRORS: dict[str, type[TilewiseError]] = {error.__name__: error for error in (InvalidMedia, InvalidRequest)}
 """Errors of files, by the names that answers have for them."""
 
@@ -172,3 +182,97 @@ def _highest_open_file() -> int:
             continue
         highest = number
     return highest
+
+
+class ForkServer:
+    """A process that has loaded all decoders, and forks the workers; and our end of the socket to it.
+
+    `multiprocessing` has such a server, too; its processes, however, run the caller's program again, which a user's
+    script need not be made for. This one knows nothing of the program that wants it. Threads may share an instance; it
+    ends with us.
+    """
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        self._lock = threading.Lock()
+        # A new interpreter, as a fork would inherit threads and what they hold; it finds modules where this one does.
+        command = [sys.executable, "-P", "-m", __name__, f"{theirs.fileno()}"]
+        path = os.pathsep.join(sys.path)
+        # Of the variables only those that tell where libraries are: there may be keys among the others.
+        known = {name: value for name, value in os.environ.items() if name in _LIBRARIES}
+        environment = {**known, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        with theirs, without_interrupts():
+            self._process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment
+            )
+        self._end = weakref.finalize(self, _end, self._socket, self._process)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def fork(self, link: Connection, file: int, form: TileForm, library: str | None) -> int:
+        """Start a process that does jobs, see `work`, and return its id. Raises OSError if that is not to be had."""
+        order = {"cells": form.cells, "size": form.size, "library": library}
+        return self._ask(order, [link.fileno(), file])
+
+    def wait(self, process: int) -> int:
+        """Wait for the end of a process, and return the signal that ended it; 0 = none."""
+        return self._ask({"wait": process}, [])
+
+    def _ask(self, order: Mapping[str, object], descriptors: Sequence[int]) -> int:
+        with self._lock:
+            socket.send_fds(self._socket, [json.dumps(order).encode()], list(descriptors))
+            answer = self._socket.recv(_NUMBER.size, socket.MSG_WAITALL)
+        if len(answer) < _NUMBER.size:
+            raise ConnectionResetError("The process that forks others has ended.")
+        return int(_NUMBER.unpack(answer)[0])
+
+    def close(self) -> None:
+        self._end()
+
+
+def _end(orders: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    """End the process by closing its socket; this is done, too, where nobody closes a `ForkServer`."""
+    orders.close()
+    process.wait()
+
+
+def main(descriptor: int) -> None:
+    """Do what is ordered until nobody orders any more. One thread alone does all, so that forking is safe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal: the other one decides
+    load_decoders()
+    orders = socket.socket(fileno=descriptor)
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(orders, _MOST, 2)
+        if not message:
+            return
+        order = json.loads(message)
+        if "wait" in order:
+            answer = _ended(order["wait"])
+        elif (answer := os.fork()) == 0:
+            orders.close()
+            link, file = descriptors
+            work(Connection(link), file, TileForm(order["cells"], order["size"]), order["library"])
+            os._exit(0)
+        for number in descriptors:
+            os.close(number)
+        orders.sendall(_NUMBER.pack(answer))
+
+
+def _ended(process: int) -> int:
+    with suppress(ChildProcessError):
+        status = os.waitpid(process, 0)[1]
+        return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    return 0
+
+
+if __name__ == "__main__":
+    # Jobs are pickled as classes of the module that others import, which is not this one, of the name `__main__`.
+    from tilewise.inputs.media import cut_worker
+
+    cut_worker.main(int(sys.argv[1]))

@@ -100,6 +100,8 @@ class TileMemory:
         """Return the cell's pixels, to be read: `end` is called when no array over them is left, in whatever thread."""
         interface = {**self.place(cell).__array_interface__}
         interface["data"] = (interface["data"][0], True)
+        # numpy keeps an object whose `__array_interface__` it reads as the base of the array and of all views on it, so
+        # `_Cell.__del__` runs when the last of them is gone: nowhere else is the cell of a tile given back.
         return np.asarray(_Cell(interface, end))
 
 
@@ -222,4 +224,6 @@ class Loan:
         return Tile(ref.digest, memory.pixels(ref.cell, self._keep))
 
     def _keep(self) -> None:
-        """Do nothing: a cell's array that has this method keeps the loan."""
+        """Do nothing. A bound method, passed as the array's `end` callback only so that the array holds a reference to
+        this Loan.
+        """
