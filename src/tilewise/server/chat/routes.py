@@ -126,6 +126,8 @@ async def batched_chat_completions(raw: HttpRequest, body: dict[str, Any], ignor
             for task in preparing:  # once one has failed, nobody wants the others
                 task.cancel()
         service.check_tokens(requests)
+        calls = [call.without_messages() for call in calls]
+        body.clear()
         readers = [[AnswerReader(call.parts)] for call in calls]
         outputs = await service.whole(map(service.group, requests), readers)
         answers = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -56,6 +56,10 @@ class ResponseCall:
     previous: str | None = None
     raw_messages: bool = False
     """True if the response repeats prompt and answer as the model sees them."""
+
+    def without_messages(self) -> ResponseCall:
+        """Return what the answer needs of the call, once its request is made."""
+        return replace(self, chat=self.chat.without_messages(), items=())
 
 
 def response_call(

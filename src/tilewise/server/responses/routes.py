@@ -60,6 +60,7 @@ async def responses(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) ->
     service, store, scope = context.service, context.store, context.scope(raw, None)
     recall = None if store is None else partial(store.conversation, scope)
     call = response_call(body, context.served, ignored, raw.headers.get("x-request-id"), recall)
+    body.clear()
     async with service.admitted():
         request = await prepared(raw, call.chat, call.id, ignored)
         service.check_tokens([request])
@@ -69,6 +70,7 @@ async def responses(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) ->
             # Room for it is taken now: an answer that has been given cannot be refused for want of room any more.
             begun = response_object(call, "queued" if call.background else "in_progress", [])
             stored = store.keep(scope, call, begun, measured=size)
+        call = call.without_messages()  # megabytes of pictures, while an answer may take minutes
         run = ResponseRun(context, call, request, stored)
         if call.background:
             return JSONResponse(run.begin(), headers=headers)
