@@ -124,7 +124,7 @@ class Forward:
         if len(self._captured) == _GRAPHS and not self._sizes:
             del self._captured[next(iter(self._captured))]  # the one that was replayed last the longest ago
         self._captured[counts] = _Captured(graph, batch)
-        return graph.result
+        return graph.replay(batch.layout) if graph.first is None else graph.first
 
 
 def _changing(batch: ModelBatch) -> tuple[Tensor, ...]:

@@ -81,6 +81,7 @@ class AclGraph:
     result: Tensor
     npu: Any
     """torch's module for NPUs."""
+    first: None = None  # launches are written down while they are captured, and not done
 
     def replay(self, layout: PagedLayout | None = None) -> Tensor:
         lengths = {} if layout is None or layout.own_lengths is None else _of_lengths(layout.own_lengths)
@@ -112,6 +113,8 @@ def capturer_of(npu: Any) -> Capture:
         try:
             with npu.graph(graph, pool=pool, auto_dispatch_capture=True):
                 result = step()
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, TypeError) as error:  # TypeError: torch_npu before 2.9 cannot update a graph
             raise NotCapturable((str(error).splitlines() or [type(error).__name__])[0]) from error
         return AclGraph(graph, result, npu)

@@ -52,35 +52,47 @@ A100, H100, B200 = Card((8, 0), 108), Card((9, 0), 132), Card((10, 0), 148)
 class CudaGraph:
     graph: torch.cuda.CUDAGraph
     result: Tensor
+    first: None = None  # kernels are written down while they are captured, and not launched
 
     def replay(self, layout: PagedLayout | None = None) -> Tensor:
         self.graph.replay()
         return self.result
 
 
-def capturer_of(device: torch.device) -> Capture:
-    """Return a function that captures steps. They share one pool of memory between kernels, so one runs at a time."""
-    pool = torch.cuda.graph_pool_handle()
+class CudaCapture:
+    """A function that captures steps. They share one pool of memory between kernels, so one runs at a time.
 
-    def capture(step: Callable[[], Tensor]) -> CudaGraph:
-        # Run once outside, where kernels are compiled and libraries take their workspaces. A step may be run again:
-        # it writes the same keys and values to the same places.
-        beside = torch.cuda.Stream(device)
-        beside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(beside):
+    They are captured on a stream of their own. cuBLAS has a workspace for each stream, whose address a graph keeps: the
+    graphs of two captures, which may run beside each other, must not write to the same one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
+
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        """A stream with the priority of the one that steps run in, which kernels of a graph keep."""
+        return torch.cuda.Stream(self._device, priority=torch.cuda.current_stream(self._device).priority)
+
+    def __call__(self, step: Callable[[], Tensor]) -> CudaGraph:
+        steps, graph = torch.cuda.current_stream(self._device), torch.cuda.CUDAGraph()
+        self._stream.wait_stream(steps)
+        # torch stays in the stream of a capture whose end fails: this outer block leaves it in any case.
+        with torch.cuda.stream(self._stream):
+            # Run once outside, where kernels are compiled and libraries take their workspaces. A step may be run again:
+            # it writes the same keys and values to the same places. Its memory goes back when the capture begins, which
+            # waits for the device and empties torch's cache.
             step()
-        torch.cuda.current_stream(device).wait_stream(beside)
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, pool=pool):
-                result = step()
-        except RuntimeError as error:
-            raise NotCapturable(str(error).splitlines()[0]) from error
-        captured = CudaGraph(graph, result)
-        captured.replay()  # nothing was computed while it was captured
-        return captured
-
-    return capture
+            steps.wait_stream(self._stream)
+            try:
+                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                    result = step()
+            except RuntimeError as error:
+                if any(isinstance(one, torch.OutOfMemoryError) for one in (error, error.__context__)):
+                    raise
+                raise NotCapturable(str(error).splitlines()[0]) from error
+        return CudaGraph(graph, result)
 
 
 GRAPH_SIZES = (1, 2, 4, *range(8, 513, 8))
@@ -167,7 +179,7 @@ class CudaPlatform:
 
     def capturer(self, ops: Ops) -> Capture | None:
         """Return None for torch's own ops: they ask the device for lengths, so their steps cannot be captured."""
-        return None if isinstance(ops, TorchOps) and self.no_kernels is not None else capturer_of(self.device)
+        return None if isinstance(ops, TorchOps) and self.no_kernels is not None else CudaCapture(self.device)
 
     def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
         """Return the checkpoint's dtype, but float16 for bfloat16 on cards before Ampere, which cannot multiply it."""

@@ -77,6 +77,10 @@ class CapturedStep:
     launches: tuple[Launch, ...]
     result: Tensor
 
+    @property
+    def first(self) -> Tensor:
+        return self.result
+
     def replay(self, layout: PagedLayout | None = None) -> Tensor:
         for launch in self.launches:
             launch()
