@@ -21,6 +21,7 @@ INTERNVL3_1B = ModelFacts(
     weight_bytes=938_200_000 * 2,
     tile_multiplications=24 * 1025 * 1024 * (4 * 1024 + 2 * 4096),
     activation_bytes=activation_bytes,
+    pool_bytes=activation_bytes,
 )
 
 

@@ -61,6 +61,7 @@ class StatedPlatform:
 
     def __init__(self, memory: int, npu: bool = False) -> None:
         self._memory = memory
+        self.tiles_beside = not npu
         self.block_sizes = AscendPlatform.block_sizes if npu else BLOCK_SIZES
         self.block_size = AscendPlatform.block_size if npu else BLOCK_SIZE
 

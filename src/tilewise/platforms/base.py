@@ -71,6 +71,8 @@ class Platform(Protocol):
     """Name of the backend by which torch.distributed sums over ranks."""
     beside_host: bool
     """True if the device computes while the host does something else."""
+    tiles_beside: bool
+    """True if the device encodes tiles while it computes steps: if there are `streams`."""
     tile_batches: tuple[int, ...]
     """Numbers of tiles that may be encoded at a time, the largest first."""
     graph_sizes: tuple[int, ...]

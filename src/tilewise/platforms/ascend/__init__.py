@@ -129,6 +129,7 @@ class AscendPlatform:
     shared_memory = False
     backend = "cpu:gloo,npu:hccl"  # what ranks tell each other besides numbers stays on the host
     beside_host = True
+    tiles_beside = False
     tile_batches: tuple[int, ...] = (8, 4, 2, 1)
     utilization: float | None = 0.92
     graph_sizes: tuple[int, ...] = GRAPH_SIZES

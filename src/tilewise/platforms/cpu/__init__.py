@@ -69,6 +69,7 @@ class CpuPlatform:
     shared_memory = True
     backend = "gloo"
     beside_host = False
+    tiles_beside = False
     # One tile keeps all cores busy, two share a read of the weights; more take memory and are no faster (docs/cpu.md).
     tile_batches: tuple[int, ...] = (2, 1)
     block_sizes = BLOCK_SIZES

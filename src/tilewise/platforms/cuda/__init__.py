@@ -116,6 +116,7 @@ class CudaPlatform:
     shared_memory = False
     backend = "cpu:gloo,cuda:nccl"  # what ranks tell each other besides numbers stays on the host
     beside_host = True
+    tiles_beside = True
     # Each size is launched whole beside decoding; 13 tiles, the most of a picture, take three batches.
     tile_batches: tuple[int, ...] = (8, 4, 2, 1)
     block_sizes = BLOCK_SIZES
