@@ -9,6 +9,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import torch
 
+from tilewise.platforms.draw import DEVICE_ROWS
 from tilewise.platforms.ops import TorchOps
 from tilewise.platforms.weights import Weight
 
@@ -26,6 +27,7 @@ class FallbackOps(TorchOps):
 
     kernels: str
     """The name of the kernels in the log."""
+    drawn_at_once = DEVICE_ROWS
 
     def __init__(self) -> None:
         self.left_out: dict[str, str] = {}

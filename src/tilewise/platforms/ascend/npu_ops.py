@@ -18,7 +18,7 @@ from tilewise.platforms.ascend.weights import NzLayout, ascend_expert, ascend_we
 from tilewise.platforms.fallback import ExpertTables, FallbackOps, by_kernel
 from tilewise.platforms.forms import Form
 from tilewise.platforms.kv_cache import LayerCache, PagedLayout, QuantisedCache, write_rows
-from tilewise.platforms.ops import SWIGLU_ALPHA, SWIGLU_LIMIT, AttentionSize
+from tilewise.platforms.ops import SWIGLU_ALPHA, SWIGLU_LIMIT, AttentionSize, ExpertSize
 from tilewise.platforms.weights import Use, Weight, rounded_to_int8, side_by_side
 
 npu = torch.ops.npu
@@ -30,6 +30,8 @@ _CAUSAL, _BAND = 3, 4
 _ALL = 2**31 - 1
 _BLOCK, _LANES = 128, 16
 """Tokens, of which a KV block has a multiple, and numbers, of which a head has one."""
+_INT8_PRODUCT = 17
+"""Bytes of a number while sums of int8 become floats: of a row, the sum, in float32, its scales, and both together."""
 _FLOATS = (torch.float16, torch.bfloat16)
 
 
@@ -175,6 +177,13 @@ class AscendOps(FallbackOps):
         if not self._attends(query):
             return super().dense_attention(query, key, value, scale)
         return self._try(_dense_attention, super().dense_attention, query, key, value, scale)
+
+    def moe_scratch(self, size: ExpertSize) -> int:
+        """Count the rows of all choices, sorted, and what the products make of them, as if they were of int8."""
+        hidden, inner = size.hidden, size.inner
+        kept = max(3 * hidden, 2 * hidden + inner, hidden + 3 * inner) * size.itemsize
+        choices = size.tokens * size.per_token * (kept + _INT8_PRODUCT * max(2 * inner, hidden))
+        return max(choices, super().moe_scratch(size))
 
     def moe_experts(
         self,

@@ -14,6 +14,7 @@ from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 from tilewise.platforms.base import Capture, Choice, Diagnosis, NotCapturable
 from tilewise.platforms.cpu import CpuPlatform
+from tilewise.platforms.draw import DEVICE_ROWS
 from tilewise.platforms.kv_cache import BLOCK_SIZE, BLOCK_SIZES, PagedLayout
 from tilewise.platforms.ops import OPS, Ops, TorchOps
 from tilewise.platforms.transfers import Streams
@@ -109,6 +110,12 @@ def cuda_missing() -> str | None:
     return None
 
 
+class GpuTorchOps(TorchOps):
+    """Torch's ops, on a GPU for which there are no kernels of ours."""
+
+    drawn_at_once = DEVICE_ROWS
+
+
 class CudaPlatform:
     """One NVIDIA GPU of this machine."""
 
@@ -170,7 +177,7 @@ class CudaPlatform:
         if batch_invariant:
             raise InvalidConfig("batch_invariant is not possible with device=cuda: use device=cpu, or leave it out.")
         if self.no_kernels is not None:
-            return TorchOps()
+            return GpuTorchOps()
         from tilewise.platforms.cuda.triton_ops import TritonOps
 
         return TritonOps(self.card)

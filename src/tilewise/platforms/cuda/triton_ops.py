@@ -17,7 +17,7 @@ from tilewise.platforms.draw import Draw
 from tilewise.platforms.fallback import ExpertTables, FallbackOps, by_kernel
 from tilewise.platforms.forms import Form
 from tilewise.platforms.kv_cache import LayerCache, PagedLayout
-from tilewise.platforms.ops import AttentionSize
+from tilewise.platforms.ops import AttentionSize, ExpertSize, choices_bytes
 from tilewise.platforms.transfers import to_device
 from tilewise.platforms.weights import Use, Weight, plain_weight, rounded_to_int8, side_by_side
 
@@ -121,6 +121,10 @@ class TritonOps(FallbackOps):
     def dense_scratch(self, size: AttentionSize) -> int:
         """Return 0 where the kernel is used: scores stay in registers."""
         return super().dense_scratch(size) if "dense_attention" in self.left_out else 0
+
+    def moe_scratch(self, size: ExpertSize) -> int:
+        """Count both products, of all choices, or what torch takes where experts are not multiplied together."""
+        return max(choices_bytes(size), super().moe_scratch(size))
 
     def draw(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
         return self._try(_drawn, super().draw, logits, draws)

@@ -261,8 +261,8 @@ def moe_experts(
     out = x.new_empty(tokens, width)
     if not chosen.numel():
         return out.zero_()
-    routing = _routing(chosen.contiguous(), len(gate_up.pointers))
-    weights = weights.contiguous()
+    chosen, weights = chosen.contiguous(), weights.contiguous()
+    routing = _routing(chosen, len(gate_up.pointers))
     if isinstance(activation, FusedActivation):
         inner = _product(x, weights, routing, gate_up, card, True, activation)
     else:
