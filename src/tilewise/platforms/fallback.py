@@ -33,7 +33,9 @@ class FallbackOps(TorchOps):
         self.left_out: dict[str, str] = {}
         """Reasons why kernels are not used, by op."""
 
-    def _try(self, kernel: Callable[..., Result], instead: Callable[..., Result], *args: Any, **named: Any) -> Result:
+    def attempt(
+        self, kernel: Callable[..., Result], instead: Callable[..., Result], *args: Any, **named: Any
+    ) -> Result:
         """Call the kernel, or where it is left out or fails, torch's op `instead`, whose name stands for both."""
         op = instead.__name__
         if op in self.left_out:
@@ -55,7 +57,7 @@ def by_kernel(kernel: Callable[P, Result]) -> Callable[Concatenate[Any, P], Resu
 
     def op(self: FallbackOps, /, *args: P.args, **named: P.kwargs) -> Result:
         instead: Callable[..., Result] = getattr(TorchOps, kernel.__name__).__get__(self)
-        return self._try(kernel, instead, *args, **named)
+        return self.attempt(kernel, instead, *args, **named)
 
     return op
 

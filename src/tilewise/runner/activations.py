@@ -2,8 +2,9 @@
 known before any weight.
 
 A step decodes first and encodes tiles then, so what counts is the larger of the two. For each, the tensors that live
-at the same time are added up at the places where that may be most. What an attention keeps beside its result is told by
-its op (`Ops.paged_scratch`, `Ops.dense_scratch`), and so is what experts keep (`Ops.moe_scratch`). Docstrings list the tensors that are counted.
+at the same time are added up at the places where that may be most. What attention and experts keep beside their
+results is told by their ops (`Ops.paged_scratch`, `Ops.dense_scratch`, `Ops.moe_scratch`). Docstrings list the tensors
+that are counted.
 
 The letters are those of shapes: N tokens of the step, H hidden width, R rows to sample, V vocabulary, T tiles.
 """

@@ -36,7 +36,7 @@ def interface() -> Interface:
 class CheckedOps(AscendOps):
     """The ops of an NPU, of which none falls back to torch: what is refused comes out."""
 
-    def _try(self, kernel: Any, instead: Any, *args: Any, **named: Any) -> Any:
+    def attempt(self, kernel: Any, instead: Any, *args: Any, **named: Any) -> Any:
         return kernel(*args, **named)
 
 

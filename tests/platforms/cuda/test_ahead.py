@@ -21,12 +21,10 @@ REPRESENTATIVES = (
         "patchify",
         "rope 8B",
         "rope 8B fp8",
-        "fp8_rows 8B",
         "int8_rows 8B",
-        "fp8_groups 8B",
         "int8_rows_static 8B",
     ),
-    *("draw_rows 64", "experts dense prefill 30B-A3B", "experts int4 decode 30B-A3B", "fp8_product blocks 8B 3400"),
+    *("draw_rows 64", "experts dense prefill 30B-A3B", "experts int4 decode 30B-A3B"),
     *("int8_product 8B 3400", "grouped_product few UINT4 128 8B 1", "grouped_product many INT4 32 8B 64"),
     *("attention decode 8B", "attention prefill 8B", "attention tiles 300M"),
 )

@@ -102,7 +102,7 @@ class AscendOps(FallbackOps):
     ) -> tuple[Tensor, Tensor]:
         if scale is not None:
             return super().add_rms_norm(x, scale, y, weight, eps)
-        return self._try(_add_rms_norm, super().add_rms_norm, x, scale, y, weight, eps)
+        return self.attempt(_add_rms_norm, super().add_rms_norm, x, scale, y, weight, eps)
 
     def paged_attention(
         self,
@@ -116,7 +116,7 @@ class AscendOps(FallbackOps):
         taken = isinstance(cache, Tensor) and self._attends(query) and cache.shape[2] % self._block == 0
         if not taken or (sinks is not None and query.dtype is torch.float16):
             return super().paged_attention(query, cache, layout, scale, window, sinks)
-        return self._try(self._paged, super().paged_attention, query, cache, layout, scale, window, sinks)
+        return self.attempt(self._paged, super().paged_attention, query, cache, layout, scale, window, sinks)
 
     def _attends(self, query: Tensor) -> bool:
         return query.dtype in self._floats and query.shape[-1] % self._lanes == 0
@@ -176,7 +176,7 @@ class AscendOps(FallbackOps):
     def dense_attention(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         if not self._attends(query):
             return super().dense_attention(query, key, value, scale)
-        return self._try(_dense_attention, super().dense_attention, query, key, value, scale)
+        return self.attempt(_dense_attention, super().dense_attention, query, key, value, scale)
 
     def moe_scratch(self, size: ExpertSize) -> int:
         """Count the rows of all choices, sorted, and what the products make of them, as if they were of int8."""
@@ -201,7 +201,7 @@ class AscendOps(FallbackOps):
         def together(*_: object) -> Tensor:
             return multiplied_together(x, chosen, weights, first, second, activation)
 
-        return self._try(together, super().moe_experts, x, chosen, weights, gate_up, down, activation)
+        return self.attempt(together, super().moe_experts, x, chosen, weights, gate_up, down, activation)
 
 
 def _add_rms_norm(x: Tensor, _: None, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -73,7 +73,7 @@ class TritonOps(FallbackOps):
             return experts.moe_experts(x, chosen, weights, first, second, applied, self.card)
 
         instead = super().moe_experts
-        return self._try(multiplied_together, instead, x, chosen, weights, gate_up, down, activation)
+        return self.attempt(multiplied_together, instead, x, chosen, weights, gate_up, down, activation)
 
     rms_norm = by_kernel(rows.rms_norm)
     layer_norm = by_kernel(rows.layer_norm)
@@ -96,7 +96,7 @@ class TritonOps(FallbackOps):
         window: int | None = None,
         sinks: Tensor | None = None,
     ) -> Tensor:
-        return self._try(self._paged, super().paged_attention, query, cache, layout, scale, window, sinks)
+        return self.attempt(self._paged, super().paged_attention, query, cache, layout, scale, window, sinks)
 
     def _paged(
         self,
@@ -127,7 +127,7 @@ class TritonOps(FallbackOps):
         return max(choices_bytes(size), super().moe_scratch(size))
 
     def draw(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-        return self._try(_drawn, super().draw, logits, draws)
+        return self.attempt(_drawn, super().draw, logits, draws)
 
 
 def _drawn(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
