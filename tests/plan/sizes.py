@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tilewise.config import EngineConfig
 from tilewise.environment import Environment
-from tilewise.plan import DeviceFacts, LargestStep, ModelFacts, Resolved, resolve
+from tilewise.plan import Resolved, resolve
+from tilewise.plan.memory import DeviceFacts, LargestStep, ModelFacts
 from tilewise.units import GIB
 
 

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from tests.tiny import SPECS, TinySpec, original_config
 from tilewise.models.load import Architecture
-from tilewise.plan import LargestStep
+from tilewise.plan.memory import LargestStep
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.ops import Ops, TorchOps
 from tilewise.runner.activations import DecoderStep, EncoderBatch, activation_bytes

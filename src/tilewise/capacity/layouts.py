@@ -13,8 +13,9 @@ from tilewise.config import EngineConfig
 from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 from tilewise.layout import Layout
-from tilewise.plan import DeviceFacts, MemoryPlan, largest, planned_memory
+from tilewise.plan import planned_memory
 from tilewise.plan.floors import StageWork
+from tilewise.plan.memory import DeviceFacts, MemoryPlan, largest
 from tilewise.plan.request import Device, Devices, RequestShape
 
 

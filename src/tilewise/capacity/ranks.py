@@ -18,8 +18,8 @@ from tilewise.models.decoder import BlockFactory, DecoderLayer
 from tilewise.models.internvl import InternVL
 from tilewise.models.load import Architecture
 from tilewise.parallel.mesh import Mesh, Share
-from tilewise.plan import ModelFacts, with_draft, with_vision_workers
 from tilewise.plan.floors import Matrices, RankWork
+from tilewise.plan.memory import ModelFacts, with_draft, with_vision_workers
 from tilewise.platforms.forms import Dense, Form, Int8
 from tilewise.platforms.ops import Ops
 from tilewise.platforms.weights import DenseWeight, Store, Use, Weight, as_it_came

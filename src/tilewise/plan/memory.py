@@ -223,7 +223,7 @@ class MemoryPlan:
 
     @property
     def kv_room(self) -> MemoryAmount:
-        """Memory of the KV cache. An explicit size wins over a share, as in vLLM, and is taken as it is."""
+        """Memory of the KV cache. An explicit size wins over a share, as in vLLM, and may be more than what is left."""
         config, gib = self.config, self.environment.kv_cache_gib
         if config.num_gpu_blocks_override is not None:
             return MemoryAmount(config.num_gpu_blocks_override * self.block_bytes, "num_gpu_blocks_override")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 from tilewise.platforms.draw import DEVICE_ROWS
 from tilewise.platforms.ops import TorchOps
@@ -18,11 +19,13 @@ logger = logging.getLogger("tilewise")
 P = ParamSpec("P")
 Result = TypeVar("Result")
 Table = TypeVar("Table")
+Together = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Rows x [N, H], their chosen experts int64 [N, k] and weights [N, k] -> `Ops.moe_experts`."""
 
 
 class FallbackOps(TorchOps):
-    """Torch's ops, over kernels in their places. A kernel that cannot be compiled or launched is left out from then on,
-    which is logged once.
+    """Ops that try a kernel of the device first. One that cannot be compiled or launched is not tried again: torch
+    computes instead, and the log says so once.
     """
 
     kernels: str
@@ -32,6 +35,34 @@ class FallbackOps(TorchOps):
     def __init__(self) -> None:
         self.left_out: dict[str, str] = {}
         """Reasons why kernels are not used, by op."""
+
+    def moe_experts(
+        self,
+        x: Tensor,
+        chosen: Tensor,
+        weights: Tensor,
+        gate_up: Sequence[Weight | None],
+        down: Sequence[Weight | None],
+        activation: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        instead, together = super().moe_experts, self._together(x, gate_up, down, activation)
+        if together is None:
+            return instead(x, chosen, weights, gate_up, down, activation)
+
+        def moe_experts(*_: object) -> Tensor:
+            return together(x, chosen, weights)
+
+        return self.attempt(moe_experts, instead, x, chosen, weights, gate_up, down, activation)
+
+    def _together(
+        self,
+        x: Tensor,
+        gate_up: Sequence[Weight | None],
+        down: Sequence[Weight | None],
+        activation: Callable[[Tensor], Tensor],
+    ) -> Together | None:
+        """Return a function that multiplies a layer's experts together; None where there is none for these."""
+        return None
 
     def attempt(
         self, kernel: Callable[..., Result], instead: Callable[..., Result], *args: Any, **named: Any

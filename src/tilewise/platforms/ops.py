@@ -357,3 +357,8 @@ class TorchOps(Ops):
 
     def dense_scratch(self, size: AttentionSize) -> int:
         return 0
+
+
+def overrides(ops: type[TorchOps], op: str) -> bool:
+    """Return whether ops have something else for an op than torch's."""
+    return getattr(ops, op) is not getattr(TorchOps, op)

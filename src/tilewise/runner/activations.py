@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from tilewise.models.config import DecoderConfig, ModelConfig
-from tilewise.plan import LargestStep
+from tilewise.plan.memory import LargestStep
 from tilewise.platforms.kv_cache import bytes_per_head, kept_dtype
 from tilewise.platforms.ops import AttentionSize, ExpertSize, Ops
 from tilewise.runner.sampler import PROMPT_SCORE_ROWS as SCORED_ROWS

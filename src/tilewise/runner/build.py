@@ -23,7 +23,8 @@ from tilewise.models.load import Architecture, Watch
 from tilewise.models.tile_encoder import TileEncoder
 from tilewise.parallel.mesh import Mesh
 from tilewise.parallel.ranks import told
-from tilewise.plan import DeviceFacts, ModelFacts, Resolved, largest, resolve, with_draft, with_vision_workers
+from tilewise.plan import Resolved, resolve
+from tilewise.plan.memory import DeviceFacts, ModelFacts, largest, with_draft, with_vision_workers
 from tilewise.platforms import current_platform
 from tilewise.platforms.base import Platform
 from tilewise.platforms.ops import Ops

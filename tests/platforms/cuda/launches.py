@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from tilewise.platforms.cuda import A100, B200, H100, Card
+from tilewise.platforms.cuda import A100, B200, H100, RTX3090, RTX4090, RTX5090, Card
 from tilewise.platforms.cuda.kernels import (
     cache,
     experts,
@@ -29,13 +29,17 @@ from tilewise.platforms.forms import Codes, Dense, Form, Grouped, StaticRows
 from tilewise.platforms.kv_cache import PagedLayout, empty_cache
 from tilewise.platforms.weights import plain_weight, rounded_to_int8
 
-CARDS = {"sm_80": A100, "sm_90": H100, "sm_100": B200}
+CARDS = {"sm_80": A100, "sm_86": RTX3090, "sm_89": RTX4090, "sm_90": H100, "sm_100": B200, "sm_120": RTX5090}
+SHARED = {"sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}
+"""KiB of shared memory that a block of threads may have, by card (CUDA C++ Programming Guide, technical specifications
+per compute capability).
+"""
 
 HALF = torch.float16
 
 MMA = dict.fromkeys(CARDS, "mma")
 """Tensor cores by the instructions that all cards have: for tiles of fewer than 64 rows."""
-NEWEST = {"sm_80": "mma", "sm_90": "wgmma", "sm_100": "tcgen05"}
+NEWEST = MMA | {"sm_90": "wgmma", "sm_100": "tcgen05"}
 """Tensor cores by the instructions of each generation."""
 
 
@@ -53,6 +57,7 @@ CLAIMS: dict[str, Claim] = {
     "expert_product": Claim(MMA),
     "expert_product experts dense prefill": Claim(NEWEST),
     "expert_product experts int4 prefill": Claim(NEWEST),
+    "expert_product experts int4 prefill 30B-A3B sm_120": Claim(NEWEST, spilled=8),
     "expert_product experts fp8 prefill": Claim(NEWEST),
     "expert_product experts fp4 prefill": Claim(NEWEST),
     "expert_product experts int8 prefill": Claim(NEWEST | {"sm_100": "mma"}),  # tcgen05 has no int8 in Triton 3.6

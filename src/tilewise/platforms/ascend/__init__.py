@@ -24,7 +24,7 @@ from tilewise.platforms.ascend.weights import NzLayout
 from tilewise.platforms.base import Capture, Choice, Diagnosis, NotCapturable
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.kv_cache import PagedLayout
-from tilewise.platforms.ops import OPS, Ops
+from tilewise.platforms.ops import OPS, Ops, overrides
 from tilewise.platforms.transfers import Streams
 from tilewise.units import GIB
 
@@ -197,6 +197,6 @@ class AscendPlatform:
 
 
 def _choice(op: str) -> Choice:
-    if op in vars(AscendOps):
+    if overrides(AscendOps, op):
         return Choice(op, "CANN", "a fused kernel, where it takes dtype and sizes; else torch")
     return Choice(op, "torch", "no kernel")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tilewise.platforms.ascend.experts import ExpertStack, multiplied_together
 from tilewise.platforms.ascend.weights import NzLayout, ascend_expert, ascend_weight
-from tilewise.platforms.fallback import ExpertTables, FallbackOps, by_kernel
+from tilewise.platforms.fallback import ExpertTables, FallbackOps, Together, by_kernel
 from tilewise.platforms.forms import Form
 from tilewise.platforms.kv_cache import LayerCache, PagedLayout, QuantisedCache, write_rows
 from tilewise.platforms.ops import SWIGLU_ALPHA, SWIGLU_LIMIT, AttentionSize, ExpertSize
@@ -185,23 +185,17 @@ class AscendOps(FallbackOps):
         choices = size.tokens * size.per_token * (kept + _INT8_PRODUCT * max(2 * inner, hidden))
         return max(choices, super().moe_scratch(size))
 
-    def moe_experts(
+    def _together(
         self,
         x: Tensor,
-        chosen: Tensor,
-        weights: Tensor,
         gate_up: Sequence[Weight | None],
         down: Sequence[Weight | None],
         activation: Callable[[Tensor], Tensor],
-    ) -> Tensor:
+    ) -> Together | None:
         first, second = self._stacks.of(gate_up), self._stacks.of(down)
         if first is None or second is None or not len(x) or (first.rounds_rows and x.dtype not in _FLOATS):
-            return super().moe_experts(x, chosen, weights, gate_up, down, activation)
-
-        def together(*_: object) -> Tensor:
-            return multiplied_together(x, chosen, weights, first, second, activation)
-
-        return self.attempt(together, super().moe_experts, x, chosen, weights, gate_up, down, activation)
+            return None
+        return partial(multiplied_together, gate_up=first, down=second, activation=activation)
 
 
 def _add_rms_norm(x: Tensor, _: None, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:

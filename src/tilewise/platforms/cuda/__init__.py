@@ -16,7 +16,7 @@ from tilewise.platforms.base import Capture, Choice, Diagnosis, NotCapturable
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.draw import DEVICE_ROWS
 from tilewise.platforms.kv_cache import BLOCK_SIZE, BLOCK_SIZES, PagedLayout
-from tilewise.platforms.ops import OPS, Ops, TorchOps
+from tilewise.platforms.ops import OPS, Ops, TorchOps, overrides
 from tilewise.platforms.transfers import Streams
 from tilewise.units import GIB
 
@@ -44,9 +44,17 @@ class Card:
         """True if tensor cores multiply float8_e4m3fn, as they do since Ada and Hopper."""
         return self.capability >= (8, 9)
 
+    @property
+    def has_wide_tiles(self) -> bool:
+        """True if tensor cores read operands out of shared memory, of which a block of threads may have 227 KiB: those
+        of Hopper and of data centres' Blackwell. Desktop cards with Blackwell (12.0) multiply as Ampere does, in 99.
+        """
+        return self.capability[0] in (9, 10)
+
 
 A100, H100, B200 = Card((8, 0), 108), Card((9, 0), 132), Card((10, 0), 148)
-"""Cards for which the tests compile kernels."""
+RTX3090, RTX4090, RTX5090 = Card((8, 6), 82), Card((8, 9), 128), Card((12, 0), 170)
+"""Cards for which the tests compile kernels: of data centres, and of desktops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +222,9 @@ class CudaPlatform:
             return Choice(op, "torch", self.no_kernels)
         from tilewise.platforms.cuda.triton_ops import TritonOps
 
-        return Choice(op, "Triton", "a kernel of ours") if op in vars(TritonOps) else Choice(op, "torch", "no kernel")
+        return (
+            Choice(op, "Triton", "a kernel of ours") if overrides(TritonOps, op) else Choice(op, "torch", "no kernel")
+        )
 
     def total_memory(self) -> int:
         return torch.cuda.mem_get_info(self.device)[1]

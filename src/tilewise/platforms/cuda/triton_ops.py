@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from tilewise.platforms.cuda.kernels.cache import rope_into_cache
 from tilewise.platforms.cuda.kernels.paged_attention import paged_attention
 from tilewise.platforms.cuda.weights import CudaWeight, cuda_store
 from tilewise.platforms.draw import Draw
-from tilewise.platforms.fallback import ExpertTables, FallbackOps, by_kernel
+from tilewise.platforms.fallback import ExpertTables, FallbackOps, Together, by_kernel
 from tilewise.platforms.forms import Form
 from tilewise.platforms.kv_cache import LayerCache, PagedLayout
 from tilewise.platforms.ops import AttentionSize, ExpertSize, choices_bytes
@@ -50,30 +51,22 @@ class TritonOps(FallbackOps):
             return weight.apply(x, self, gelu=True)
         return super().linear_gelu(x, weight)
 
-    def moe_experts(
+    def _together(
         self,
         x: Tensor,
-        chosen: Tensor,
-        weights: Tensor,
         gate_up: Sequence[Weight | None],
         down: Sequence[Weight | None],
         activation: Callable[[Tensor], Tensor],
-    ) -> Tensor:
+    ) -> Together | None:
         first, second = self._tables.of(gate_up), self._tables.of(down)
         if first is None or second is None:
-            return super().moe_experts(x, chosen, weights, gate_up, down, activation)
-
+            return None
         gates: dict[Callable[[Tensor], Tensor], experts.FusedActivation] = {
             self.silu_mul: experts.FusedActivation.SILU,
             self.clamped_swiglu: experts.FusedActivation.CLAMPED,
         }
         applied = gates.get(activation, activation)
-
-        def multiplied_together(*_: object) -> Tensor:
-            return experts.moe_experts(x, chosen, weights, first, second, applied, self.card)
-
-        instead = super().moe_experts
-        return self.attempt(multiplied_together, instead, x, chosen, weights, gate_up, down, activation)
+        return partial(experts.moe_experts, gate_up=first, down=second, activation=applied, card=self.card)
 
     rms_norm = by_kernel(rows.rms_norm)
     layer_norm = by_kernel(rows.layer_norm)

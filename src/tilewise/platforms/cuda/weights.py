@@ -19,7 +19,7 @@ from tilewise.platforms.cuda.kernels.products import Epilogue, int8_product
 from tilewise.platforms.fallback import FallbackOps
 from tilewise.platforms.forms import Codes, Form, Grouped, Int8, StaticRows, joined, zeros_of
 from tilewise.platforms.ops import Ops
-from tilewise.platforms.weights import GroupedWeight, Int8Weight, Weight, nbytes_of, plain_weight, rounded_to_int8
+from tilewise.platforms.weights import GroupedWeight, Int8Weight, Kept, Weight, plain_weight, rounded_to_int8
 
 Product = Callable[[Tensor, Ops, bool], Tensor]
 """A product of rows, by ops, with GELU of the result or without."""
@@ -31,7 +31,7 @@ _OUTPUTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class CudaInt8Weight:
+class CudaInt8Weight(Kept):
     """An `Int8` matrix (W8A8). Sums are exact: results are those of `weights.Int8Weight`, GELU apart."""
 
     card: Card
@@ -45,10 +45,6 @@ class CudaInt8Weight:
     @classmethod
     def of(cls, card: Card, form: Int8, bias: Tensor | None) -> CudaInt8Weight:
         return cls(card, _with_aligned_rows(form.matrix), form.scales, bias, form.static, form.addend)
-
-    @property
-    def nbytes(self) -> int:
-        return nbytes_of(self.matrix, self.scales, self.bias, self.addend)
 
     def apply(self, x: Tensor, ops: Ops, gelu: bool = False) -> Tensor:
         return _attempt(self._launched, self.int8_product, x, ops, gelu)
@@ -71,7 +67,7 @@ class CudaInt8Weight:
 
 
 @dataclass(frozen=True, slots=True)
-class CudaGroupedWeight:
+class CudaGroupedWeight(Kept):
     """A `Grouped` matrix that multiplies rows of floats (W4A16, MXFP4, W8A16).
 
     Many rows are multiplied by the numbers of `weights.GroupedWeight`, rounded to the dtype of the rows; few rows by
@@ -107,10 +103,6 @@ class CudaGroupedWeight:
             *(card, form.kind, words_of(form, run), _short(scales.T), None if shifts is None else _short(shifts.T)),
             *(form.group, form.order, bias),
         )
-
-    @property
-    def nbytes(self) -> int:
-        return nbytes_of(self.words, self.scales, self.shifts, self.order, self.bias)
 
     def apply(self, x: Tensor, ops: Ops, gelu: bool = False) -> Tensor:
         return _attempt(self._launched, self.grouped_product, x, ops, gelu)

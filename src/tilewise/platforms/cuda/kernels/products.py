@@ -241,7 +241,7 @@ def _int8_tile(rows: int, gelu: bool, card: Card) -> ProductTile:
         return _few_rows(rows)
     if rows > 512 and card.capability[0] == 9 and not gelu:
         return ProductTile(128, 256, warps=8, stages=3, programs=1)
-    return ProductTile(128, 128, warps=8, stages=3 if card.capability[0] == 8 else 4, programs=1)
+    return ProductTile(128, 128, warps=8, stages=4 if card.has_wide_tiles else 3, programs=1)
 
 
 def _few_rows(rows: int) -> ProductTile:
