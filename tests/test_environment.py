@@ -71,6 +71,10 @@ def test_defaults_stand_where_nothing_is_set():
         ("stored_responses", "many", "TILEWISE_MAX_STORED_RESPONSES must be a whole number from 1 on, found 'many'."),
         ("log_interval", "soon", "VLLM_LOG_STATS_INTERVAL must be a number of seconds, found 'soon'."),
         ("ray_wait", "0", "TILEWISE_RAY_WAIT must be a number of seconds above 0, found '0'."),
+        (
+            *("cuda_kernels", "avx2"),
+            "TILEWISE_CUDA_KERNELS must be 0 (no kernels), 1 (all of them), or left out, found 'avx2'.",
+        ),
         ("kv_cache_gib", "4G", "VLLM_CPU_KVCACHE_SPACE must be a number of GiB, found '4G'."),
     ],
 )

@@ -106,7 +106,6 @@ class CudaCapture:
 
 GRAPH_SIZES = (1, 2, 4, *range(8, 513, 8))
 """Numbers of sequences for which steps are captured (vLLM's sizes): others are filled up to the next one."""
-_OFF, _ON = ("0", "false", "off", "no"), ("", "1", "true", "on", "yes")
 
 
 def cuda_missing() -> str | None:
@@ -168,11 +167,8 @@ class CudaPlatform:
     @cached_property
     def no_kernels(self) -> str | None:
         """Reason why there are no kernels of ours; None if there are."""
-        switch = Environment.here().cuda_kernels.strip().lower()
-        if switch in _OFF:
+        if Environment.here().cuda_kernels.off:
             return "switched off by TILEWISE_CUDA_KERNELS"
-        if switch not in _ON:
-            raise InvalidConfig(f"TILEWISE_CUDA_KERNELS={switch} is neither 0 (no kernels) nor 1: leave it out.")
         if self.card.capability < (8, 0):
             return f"compute capability {self.card.capability} is below 8.0"
         try:
