@@ -67,6 +67,7 @@ CLAIMS: dict[str, Claim] = {
     "_attend attention mixed": Claim(),  # two ways in one launch, of which each has its own family
     "_attend attention mixed 20B oss sm_100": Claim(spilled=8),
     "_attend_tile attention": Claim(NEWEST),
+    "_attend_tile attention tiles 6B sm_120": Claim(NEWEST, spilled=32),
     "_int8_product int8_product": Claim(NEWEST | {"sm_100": "mma"}),  # Triton has no tcgen05 of int8
     "_grouped_product grouped_product few": Claim(MMA),
     "_grouped_product grouped_product few INT4 32 8B 1 sm_90": Claim(MMA, spilled=8),
