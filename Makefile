@@ -47,7 +47,7 @@ test-cuda: install ## kernels and engine on an NVIDIA GPU
 	$(BIN)/python -m pytest tests/platforms/cuda
 	$(BIN)/python -m pytest -m cuda tests/platforms/cuda
 
-test-ahead: install ## compile all kernels for A100, H100 and B200, without a GPU (two minutes)
+test-ahead: install ## compile all kernels for six kinds of cards since Ampere, without a GPU (minutes)
 	$(BIN)/python -m pytest -m ahead tests/platforms/cuda/test_ahead.py
 
 test-ray: install ## ranks and servers on a Ray cluster of two nodes, which are killed (some minutes)

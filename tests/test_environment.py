@@ -64,7 +64,7 @@ def test_defaults_stand_where_nothing_is_set():
     assert not any((nothing.use_modelscope, nothing.batch_invariant, nothing.offline, nothing.store_responses))
 
 
-COUNT = "must be a whole number, at least 1 and at most 2,147,483,647"
+COUNT = "must be a whole number of at least 1 and at most 2,147,483,647"
 WAIT = "must be a number of seconds, at least 0.001 and at most 1,000,000,000"
 
 
@@ -77,6 +77,10 @@ WAIT = "must be a number of seconds, at least 0.001 and at most 1,000,000,000"
         ("ray_wait", "0", f"TILEWISE_RAY_WAIT {WAIT}, found '0'."),
         ("log_interval", "nan", "VLLM_LOG_STATS_INTERVAL must be a number of seconds, at least 0, found 'nan'."),
         ("kv_cache_gib", "inf", "VLLM_CPU_KVCACHE_SPACE must be a number of GiB, at least 0, found 'inf'."),
+        (
+            *("cuda_kernels", "avx2"),
+            "TILEWISE_CUDA_KERNELS must be 0 (no kernels), 1 (all of them), or left out, found 'avx2'.",
+        ),
         ("kv_cache_gib", "4G", "VLLM_CPU_KVCACHE_SPACE must be a number of GiB, at least 0, found '4G'."),
     ],
 )

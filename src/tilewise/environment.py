@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, overload
 
 from tilewise.errors import InvalidConfig, nearest
 from tilewise.foreign.variables import OF_THE_SYSTEM, WITHOUT_EFFECT
@@ -61,6 +61,31 @@ def switch(name: str, says: str, fate: Fate = "honoured") -> Variable[bool]:
     return Variable(fate, name, says, "1".__eq__, False)
 
 
+class KernelSwitch(NamedTuple):
+    """The kernels of our own that a device may use."""
+
+    text: str = ""
+    """The switch as it was set."""
+    off: bool = False
+    level: str | None = None
+    """Instructions to which kernels are kept; None = all that there are."""
+
+
+def kernels(name: str, says: str, *levels: str) -> Variable[KernelSwitch]:
+    """Declare a switch of kernels: 0, 1, or one of the levels of instructions to which it can keep them."""
+
+    def read(text: str) -> KernelSwitch:
+        asked = text.strip().lower()
+        if asked not in (*_OFF, *_ALL, *levels):
+            raise ValueError(f"must be {', '.join(('0 (no kernels)', '1 (all of them)', *levels))}, or left out")
+        return KernelSwitch(text.strip(), asked in _OFF, asked if asked in levels else None)
+
+    return Variable("own", name, says, read, KernelSwitch())
+
+
+_OFF, _ALL = ("0", "false", "off", "no"), ("", "1", "true", "on", "yes")
+
+
 def count(name: str, says: str, fate: Fate = "honoured") -> Variable[int | None]:
     return Variable(fate, name, says, _number(1, 2**31 - 1), None)
 
@@ -84,7 +109,7 @@ def _number(lowest: float, highest: float = math.inf, *, whole: bool = True, uni
         if lowest <= value <= highest and value < math.inf:  # which NaN is not
             return value
         most = "" if highest == math.inf else f" and at most {highest:,}"
-        raise ValueError(f"must be {kind}, at least {lowest}{most}")
+        raise ValueError(f"must be {kind}{',' if unit else ' of'} at least {lowest}{most}")
 
     return read
 
@@ -208,12 +233,12 @@ class Environment:
         _number(0.001, 1_000_000_000, whole=False, unit="seconds"), 600.0
     )  # fmt: skip
     gloo_interface = text("GLOO_SOCKET_IFNAME", "network interface by which ranks of several machines meet")
-    cpu_kernels = text(
+    cpu_kernels = kernels(
         "TILEWISE_CPU_KERNELS",
         "0 leaves all ops of the CPU to torch; avx2 and avx512 keep kernels to those instructions",
-        "own",
+        *("avx2", "avx512"),
     )
-    cuda_kernels = text("TILEWISE_CUDA_KERNELS", "0 leaves all ops of a GPU to torch", "own")
+    cuda_kernels = kernels("TILEWISE_CUDA_KERNELS", "0 leaves all ops of a GPU to torch")
     cxx = text("CXX", "C++ compiler that builds the kernels of the CPU (default: g++)", "own")
     _cache_home = text(
         "XDG_CACHE_HOME",

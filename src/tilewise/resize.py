@@ -101,7 +101,7 @@ class ResizeKernels:
     """A `Resize` by functions of a shared object; pictures that are too narrow for them are left to Pillow.
 
     The functions take one thread, that of the caller, and let others run. They are bound here, since the platform's own
-    `Library` comes with torch, which a server's process does without.
+    `Native` comes with torch, which a server's process does without.
     """
 
     def __init__(self, library: str) -> None:

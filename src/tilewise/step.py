@@ -232,6 +232,11 @@ class Limits:
     """Sizes of captured steps in sequences, to which others are filled up; empty = steps are captured as they come."""
 
     @property
+    def blocks_a_sequence(self) -> int:
+        """KV blocks of a sequence as long as the context."""
+        return -(-self.max_model_len // self.block_size)
+
+    @property
     def longest_sequence(self) -> int:
         """Most tokens of prompt and answer together: those of the context, and of the KV cache but for the dummy."""
         return min(self.max_model_len, (self.num_blocks - 1) * self.block_size)

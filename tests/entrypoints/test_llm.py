@@ -421,7 +421,7 @@ def test_statistics_are_logged_where_they_are_wanted(folder, caplog, monkeypatch
             llm.generate("the hen", GREEDY)
         assert any(record.getMessage().startswith("Engine 000: Avg") for record in caplog.records) is not disabled
     monkeypatch.setenv("VLLM_LOG_STATS_INTERVAL", "often")
-    with pytest.raises(InvalidConfig, match="a number of seconds, found 'often'"):
+    with pytest.raises(InvalidConfig, match="a number of seconds, at least 0, found 'often'"):
         LLM(str(folder), max_model_len=64, disable_log_stats=False)
 
 

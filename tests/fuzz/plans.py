@@ -19,7 +19,8 @@ from tilewise.inputs.pieces import Message, Special, Text
 from tilewise.inputs.prepared_schema import prepare_schema, relaxed
 from tilewise.inputs.schema import unknown_keywords
 from tilewise.inputs.templates import TEMPLATES
-from tilewise.plan import DeviceFacts, resolve
+from tilewise.plan import resolve
+from tilewise.plan.memory import DeviceFacts
 from tilewise.plan.request import read_devices
 from tilewise.sampling_params import SamplingParams
 from tilewise.structured_outputs import StructuredOutputsParams

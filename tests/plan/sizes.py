@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tilewise.config import EngineConfig
 from tilewise.environment import Environment
-from tilewise.plan import DeviceFacts, LargestStep, ModelFacts, Resolved, resolve
+from tilewise.plan import Resolved, resolve
+from tilewise.plan.memory import DeviceFacts, LargestStep, ModelFacts
 from tilewise.units import GIB
 
 
@@ -21,6 +22,7 @@ INTERNVL3_1B = ModelFacts(
     weight_bytes=938_200_000 * 2,
     tile_multiplications=24 * 1025 * 1024 * (4 * 1024 + 2 * 4096),
     activation_bytes=activation_bytes,
+    pool_bytes=activation_bytes,
 )
 
 

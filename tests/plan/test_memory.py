@@ -8,7 +8,7 @@ import pytest
 
 from tests.plan.sizes import INTERNVL3_1B, activation_bytes, kv_bytes, resolved
 from tilewise.errors import InvalidConfig
-from tilewise.plan import LargestStep
+from tilewise.plan.memory import LargestStep
 from tilewise.units import GIB
 
 WEIGHTS, TOKEN = INTERNVL3_1B.weight_bytes, INTERNVL3_1B.kv_bytes_per_token

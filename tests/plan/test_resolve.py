@@ -9,7 +9,8 @@ import pytest
 from tests.plan.sizes import INTERNVL3_1B, resolved
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
-from tilewise.plan import DeviceFacts, MemoryPlan, resolve
+from tilewise.plan import resolve
+from tilewise.plan.memory import DeviceFacts, MemoryPlan, with_draft
 from tilewise.units import GIB
 
 
@@ -106,6 +107,39 @@ def test_activations_are_those_of_the_largest_batch_of_tiles():
         for sizes in ((2, 1), (8, 4, 1))
     )
     assert [reason.split(" for ")[0] for reason in reasons] == ["2.00 GiB", "8.00 GiB"]
+
+
+@pytest.mark.parametrize(
+    ("beside", "options", "gib"),
+    [
+        (False, {}, (8, 3)),  # a batch takes turns with steps, and is not captured
+        (True, {}, (4, 3 + 8)),
+        (True, {"enforce_eager": True}, (4 + 8, 0)),
+        (True, {"vision_workers": 1}, (8, 3)),  # the device encodes nothing
+        (True, {"tensor_parallel_size": 2}, (8, 0)),
+    ],
+    ids=str,
+)
+def test_tiles_beside_steps_have_memory_beside_them(beside, options, gib):
+    """A step takes 4 GiB and 3 in graphs, a batch of tiles 8 in either."""
+    model = replace(
+        INTERNVL3_1B,
+        activation_bytes=lambda step: max(4 * (step.tokens > 64), step.tiles) * GIB,
+        pool_bytes=lambda step: max(3 * (step.tokens > 1), step.tiles) * GIB,
+    )
+    device = DeviceFacts(
+        *(64 * GIB, 64 * GIB), captures_graphs=True, graph_sizes=(64,), tile_batches=(8, 1), tiles_beside=beside
+    )
+    memory = MemoryPlan(EngineConfig.of(max_num_seqs=64, **options), model, device, 32768)
+    assert (memory.activations / GIB, memory.graphs / GIB) == gib
+
+
+def test_graphs_of_a_draft_model_have_memory_of_their_own():
+    model = replace(INTERNVL3_1B, pool_bytes=lambda step: step.tokens)
+    draft = replace(INTERNVL3_1B, pool_bytes=lambda step: 100 * step.tokens)
+    device = DeviceFacts(64 * GIB, 64 * GIB, captures_graphs=True, graph_sizes=(1, 2, 4))
+    memory = MemoryPlan(EngineConfig.of(max_num_seqs=4), with_draft(model, draft), device, 32768)
+    assert memory.graphs == 4 + 400
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from tests.tiny import SPECS, TinySpec, original_config
 from tilewise.models.load import Architecture
-from tilewise.plan import LargestStep
+from tilewise.plan.memory import LargestStep
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.ops import Ops, TorchOps
 from tilewise.runner.activations import DecoderStep, EncoderBatch, activation_bytes
@@ -139,6 +139,10 @@ def test_a_cache_of_8_bits_takes_what_the_formula_says(ops, dtype, tmp_path):
     assert chunk <= formula <= 2 * chunk
 
 
+class ManyDrawn(TorchOps):
+    drawn_at_once = 300
+
+
 SAMPLED = {
     "drawn": {"sampling": SamplingParams(top_p=0.9, repetition_penalty=1.1, logprobs=20)},
     "masked": {"sampling": SamplingParams(temperature=0), "masked": True},
@@ -156,11 +160,12 @@ def test_experts_that_all_tokens_choose_take_what_the_formula_says(name, tmp_pat
     assert peak <= decoder.bytes <= 2 * peak
 
 
+@pytest.mark.parametrize("ops", [TorchOps(), ManyDrawn()], ids=["few rows drawn at once", "all rows"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_logits_take_what_the_formula_says(dtype, tmp_path):
+def test_logits_take_what_the_formula_says(ops, dtype, tmp_path):
     architecture = architecture_of(wide("qwen2-300m", vocab=6000), tmp_path)
-    bench = Bench(architecture, TorchOps(), dtype, MANY_ROWS)
-    formula = DecoderStep(architecture.config.decoder, dtype.itemsize, TorchOps(), MANY_ROWS)
+    bench = Bench(architecture, ops, dtype, MANY_ROWS)
+    formula = DecoderStep(architecture.config.decoder, dtype.itemsize, ops, MANY_ROWS)
     peaks = {
         kind: bench.peak(bench.plan(1 if kind == "scored" else MANY_ROWS.sequences, **options))
         for kind, options in SAMPLED.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from tests.engine.fake import limits
 from tilewise.errors import EngineStuck
 from tilewise.platforms.ops import INVARIANT_ROWS
-from tilewise.runner.batch import Placement, Tables, pieces_of, place_in_order, place_in_panels
+from tilewise.runner.batch import Placement, Tables, build_batch, pieces_of, place_in_order, place_in_panels
 from tilewise.step import BlockGrant, Work
 
 
@@ -21,6 +22,18 @@ def work(*spans: tuple[int, int]) -> list[Work]:
 
 def positions(items: list[Work]) -> np.ndarray:
     return np.concatenate([np.arange(item.start, item.start + item.count) for item in items])
+
+
+@pytest.mark.parametrize(("lengths", "blocks"), [((4, 1), 1), ((5, 1), 2), ((5, 12), 3)], ids=str)
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_block_table_is_as_wide_as_the_longest_sequence_of_the_step(lengths, blocks, padded):
+    sizes = replace(limits(), max_model_len=4 * 9, block_size=4)
+    tables = Tables(sizes, torch.device("cpu"))
+    tables.blocks[:] = np.arange(tables.blocks.size).reshape(tables.blocks.shape)
+    items = work(*((length - 1, 1) for length in lengths))
+    batch = build_batch(items, place_in_order(items), tables, 4, 1, sequences=4 if padded else None)
+    table = batch.layout.block_table
+    assert table.tolist() == tables.blocks[[1, 2, 0, 0][: len(table)], :blocks].tolist()
 
 
 def test_in_order_rows_are_counted():

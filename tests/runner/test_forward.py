@@ -78,6 +78,18 @@ def test_replayed_passes_equal_those_launched_op_by_op(name: str, tmp_path: Path
 
 
 @torch.inference_mode()
+def test_a_replay_reads_blocks_behind_those_that_the_capture_had(model: InternVL) -> None:
+    """Tables are as wide as the longest sequence of their step, which grows, ends, and makes room for a shorter one."""
+    eager, replayed = forward_of(model, captures=False), forward_of(model)
+    for before in (BLOCK - 1, BLOCK, 3 * BLOCK, 2, 5 * BLOCK + 1):
+        batch = batch_of([1, 1], before)
+        table = batch.layout.block_table[:, : before // BLOCK + 1].contiguous()
+        narrow = replace(batch, layout=replace(batch.layout, block_table=table))
+        expected = eager.hidden(batch_of([1, 1], before)).clone()
+        assert torch.equal(replayed.hidden(narrow), expected)
+
+
+@torch.inference_mode()
 def test_prompts_and_pictures_are_not_captured(model: InternVL) -> None:
     forward = forward_of(model, guesses=2)
     for batch in (batch_of([4], 0), batch_of([1, 9], 3), batch_of([1], 3, image_rows=1)):

@@ -13,8 +13,9 @@ from tilewise.config import EngineConfig
 from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 from tilewise.layout import Layout
-from tilewise.plan import DeviceFacts, MemoryPlan, largest, planned_memory
+from tilewise.plan import planned_memory
 from tilewise.plan.floors import StageWork
+from tilewise.plan.memory import DeviceFacts, MemoryPlan, largest
 from tilewise.plan.request import Device, Devices, RequestShape
 
 
@@ -164,11 +165,13 @@ class Planner:
         return LayoutPlan(layout, config, self.model, device, self.shape, ranks, memory)
 
     def _rank_facts(self, layout: Layout) -> DeviceFacts:
-        """Return what a rank has of a device: ranks of this machine share its memory, and several capture no graphs."""
+        """Return what a rank has of a device: ranks of this machine share its memory, and several capture no graphs
+        and encode no tiles beside steps.
+        """
         ranks, facts = layout.devices if self.devices.device.here else 1, self.facts
-        captures = facts.captures_graphs and layout.ranks == 1
+        captures, beside = (known and layout.ranks == 1 for known in (facts.captures_graphs, facts.tiles_beside))
         free, total = facts.free_bytes // ranks, facts.total_bytes // ranks
-        return replace(facts, free_bytes=free, total_bytes=total, captures_graphs=captures)
+        return replace(facts, free_bytes=free, total_bytes=total, captures_graphs=captures, tiles_beside=beside)
 
     def layouts(self) -> list[Layout]:
         """Return all layouts that use every device; on this machine, one rank, as several share its cores.

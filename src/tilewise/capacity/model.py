@@ -27,7 +27,7 @@ from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cuda import GRAPH_SIZES
 from tilewise.platforms.forms import Form, Grouped
 from tilewise.platforms.kv_cache import BLOCK_SIZE, BLOCK_SIZES
-from tilewise.platforms.ops import AttentionSize, Ops
+from tilewise.platforms.ops import AttentionSize, ExpertSize, Ops, choices_bytes
 from tilewise.platforms.weights import Use, Weight, nbytes_of, plain_weight, rounded_to_int8, side_by_side
 from tilewise.quantize import FP8
 from tilewise.runner.build import check_kv_dtype, chosen_dtype, draft_architecture
@@ -47,7 +47,9 @@ def platform_of(device: Device, kind: DeviceKind = "auto") -> Platform:
 
 
 class StatedPlatform:
-    """A device of which the memory alone is known. Attention is taken to keep no scores, as flash kernels do."""
+    """A device of which the memory alone is known. Attention is taken to keep no scores, as flash kernels do, and
+    experts to be multiplied together.
+    """
 
     name = "stated"
     device = torch.device("meta")
@@ -61,6 +63,7 @@ class StatedPlatform:
 
     def __init__(self, memory: int, npu: bool = False) -> None:
         self._memory = memory
+        self.tiles_beside = not npu
         self.block_sizes = AscendPlatform.block_sizes if npu else BLOCK_SIZES
         self.block_size = AscendPlatform.block_size if npu else BLOCK_SIZE
 
@@ -108,6 +111,9 @@ class StatedOps(Ops):
 
     def dense_scratch(self, size: AttentionSize) -> int:
         return 0
+
+    def moe_scratch(self, size: ExpertSize) -> int:
+        return max(choices_bytes(size), super().moe_scratch(size))
 
 
 def _kept(run: Sequence[Form], bias: Tensor | None) -> Weight:

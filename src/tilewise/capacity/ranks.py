@@ -16,8 +16,8 @@ from tilewise.models.config import DecoderConfig, ModelConfig, shared_out
 from tilewise.models.decoder import BlockFactory, DecoderLayer, InternVL
 from tilewise.models.load import TOWER_PARTS, Architecture, PartsView
 from tilewise.parallel.mesh import Mesh
-from tilewise.plan import ModelFacts, with_draft, with_vision_workers
 from tilewise.plan.floors import Matrices, RankWork
+from tilewise.plan.memory import ModelFacts, with_draft, with_vision_workers
 from tilewise.platforms.ops import Ops
 from tilewise.runner.build import model_facts, weight_store
 from tilewise.weights.sources import ShapeSource

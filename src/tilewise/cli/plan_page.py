@@ -92,13 +92,14 @@ def _memory_rows(plan: LayoutPlan, ranks: Sequence[RankPlan]) -> Iterator[tuple[
         yield name, [sum(rank.parts[part].bytes for part in parts) for rank in ranks], about if name == inside else ""
     if any(rank.draft_bytes for rank in ranks):
         yield "draft model", [rank.draft_bytes for rank in ranks], ""
-    memory, steps = plan.memory, f"a step of {plan.config.max_num_batched_tokens:,} tokens, or a batch of tiles"
+    memory = plan.memory
+    steps = f"a step of {plan.config.max_num_batched_tokens:,} tokens{memory.tiles_in_step}"
     taken = [plan.taken_by(rank) for rank in ranks]
     yield "activations", [found.activations for found in taken], steps
     sizes = plan.memory.graph_sizes
-    about = (
-        f"captured steps of up to {sizes[-1]} sequences, batches of tiles" if sizes else "no memory is kept for them"
-    )
+    about = f"captured steps of up to {sizes[-1]} sequences" if sizes else "no memory is kept for them"
+    if sizes and memory.tiles_beside:
+        about += ", batches of tiles"
     yield "graphs", [found.graphs for found in taken], about
     yield "tile pages", [found.tiles for found in taken], f"{memory.tile_pages:,} encoded tiles"
     tokens = memory.num_blocks * memory.block_size

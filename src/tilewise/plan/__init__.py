@@ -9,13 +9,7 @@ from dataclasses import dataclass, replace
 from tilewise.config import AUTO_LENGTH, BATCH_ENCODE_BUDGET, EngineConfig
 from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
-from tilewise.plan.memory import DeviceFacts as DeviceFacts
-from tilewise.plan.memory import LargestStep as LargestStep
-from tilewise.plan.memory import MemoryPlan as MemoryPlan
-from tilewise.plan.memory import ModelFacts as ModelFacts
-from tilewise.plan.memory import largest as largest
-from tilewise.plan.memory import with_draft as with_draft
-from tilewise.plan.memory import with_vision_workers as with_vision_workers
+from tilewise.plan.memory import DeviceFacts, MemoryPlan, ModelFacts
 from tilewise.step import Limits
 
 _NO_GRAPHS = {True: "no graphs are captured", False: "nothing here captures graphs"}
@@ -99,8 +93,8 @@ def _limits(memory: MemoryPlan, batch_invariant: bool) -> Limits:
         tile_pages=memory.tile_pages,
         encode_budget=budget,
         encode_seconds=_BESIDE_STREAMS_SECONDS if config.encode_budget is None else None,
-        # While those that encode have a batch each, the next one is known; and a step can be launched before another
-        # has said which tiles are there.
+        # Two batches for each that encodes: one that it works on, and one that follows it. At least three steps' worth,
+        # as with overlapped steps the next one is planned before the last has said which tiles are ready.
         tiles_in_flight=max(
             2 * max(device.tile_batches) * max(config.layout.tensor, config.vision_workers), 3 * math.ceil(budget)
         ),

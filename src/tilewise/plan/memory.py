@@ -49,6 +49,8 @@ class ModelFacts:
     """Numbers that the tower multiplies for one tile."""
     activation_bytes: Callable[[LargestStep], int]
     """Bytes that a step takes while it runs."""
+    pool_bytes: Callable[[LargestStep], int]
+    """Bytes that graphs of steps up to this one keep: each model's share one memory, and no two models one."""
     flash: FlashRule | None = None
 
 
@@ -64,6 +66,7 @@ def with_draft(model: ModelFacts, draft: ModelFacts) -> ModelFacts:
         bytes_per_tile=model.bytes_per_tile + draft.bytes_per_tile,
         weight_bytes=model.weight_bytes + draft.weight_bytes,
         activation_bytes=lambda step: max(model.activation_bytes(step), draft.activation_bytes(step)),
+        pool_bytes=lambda step: model.pool_bytes(step) + draft.pool_bytes(step),
     )
 
 
@@ -103,6 +106,8 @@ class DeviceFacts:
     beside_host: bool = False
     """True if it computes while the host does something else."""
     captures_graphs: bool = False
+    tiles_beside: bool = False
+    """True if it encodes tiles beside steps, in batches that are captured where steps are."""
     graph_sizes: tuple[int, ...] = ()
     """Numbers of sequences of captured steps, to which others are padded; empty = steps are captured as they come."""
     tile_batches: tuple[int, ...] = (1,)
@@ -152,7 +157,27 @@ class MemoryPlan:
         guesses = config.speculation.num_speculative_tokens if config.speculation else 0
         rows = min(config.max_num_seqs * (1 + guesses), config.max_num_batched_tokens)
         sizes = config.max_num_batched_tokens, config.max_num_seqs, rows, self.context, config.max_logprobs
-        return self.model.activation_bytes(LargestStep(*sizes, max(self.device.tile_batches)))
+        step, batch = LargestStep(*sizes), self._tile_batch
+        if not self.tiles_beside:
+            return self.model.activation_bytes(replace(step, tiles=batch.tiles))
+        # Captured, a batch has its memory in `graphs`.
+        return self.model.activation_bytes(step) + (0 if self.graph_sizes else self.model.activation_bytes(batch))
+
+    @property
+    def tiles_beside(self) -> bool:
+        """True if a batch of tiles is encoded while a step runs."""
+        return self.device.tiles_beside and self.config.layout.ranks == 1 and not self.config.vision_workers
+
+    @property
+    def tiles_in_step(self) -> str:
+        """What activations are for beside a step, in words; nothing where graphs have the memory of tiles."""
+        if self.tiles_beside:
+            return "" if self.graph_sizes else ", and a batch of tiles"
+        return ", or a batch of tiles"
+
+    @property
+    def _tile_batch(self) -> LargestStep:
+        return LargestStep(tiles=max(self.device.tile_batches))
 
     @cached_property
     def graph_sizes(self) -> tuple[int, ...]:
@@ -172,13 +197,14 @@ class MemoryPlan:
     def graphs(self) -> int:
         """Bytes that captured graphs keep for activations between their kernels.
 
-        They are those of the largest step, which all graphs of steps share, and those of the largest batch of tiles.
+        They are those of the largest step, which all graphs of a model's steps share, and those of the largest batch of
+        tiles, where these are captured.
         """
         if not self.graph_sizes:
             return 0
         size = self.graph_sizes[-1]
-        step, batch = LargestStep(size, size), LargestStep(tiles=max(self.device.tile_batches))
-        return self.model.activation_bytes(step) + self.model.activation_bytes(batch)
+        batches = self.model.pool_bytes(self._tile_batch) if self.tiles_beside else 0
+        return self.model.pool_bytes(LargestStep(size, size)) + batches
 
     @property
     def left(self) -> int:
@@ -197,7 +223,7 @@ class MemoryPlan:
 
     @property
     def kv_room(self) -> MemoryAmount:
-        """Memory of the KV cache. An explicit size wins over a share, as in vLLM, and is taken as it is."""
+        """Memory of the KV cache. An explicit size wins over a share, as in vLLM, and may be more than what is left."""
         config, gib = self.config, self.environment.kv_cache_gib
         if config.num_gpu_blocks_override is not None:
             return MemoryAmount(config.num_gpu_blocks_override * self.block_bytes, "num_gpu_blocks_override")
@@ -291,8 +317,8 @@ class MemoryPlan:
         cap = "" if self.config.num_gpu_blocks_override else ", at most what max_num_seqs can use"
         return {
             "weights": in_bytes(self.model.weight_bytes),
-            "activations": f"{in_bytes(self.activations)} for a step of {self.config.max_num_batched_tokens} tokens, "
-            "or a batch of tiles",
+            "activations": f"{in_bytes(self.activations)} for a step of {self.config.max_num_batched_tokens} tokens"
+            f"{self.tiles_in_step}",
             "tile_pages": f"{in_bytes(pages * self.model.bytes_per_tile)}, {pages} encoded tiles: {self.tile_room.why}",
             "num_blocks": f"{in_bytes(self.num_blocks * self.block_bytes)}, {tokens} tokens of KV cache{kept}: "
             f"{self.kv_room.why}{cap}",

@@ -39,8 +39,10 @@ class Graph(Protocol):
     """A captured step, which can be computed again."""
 
     @property
-    def result(self) -> Tensor:
-        """Result of the last time that the step was computed."""
+    def first(self) -> Tensor | None:
+        """Result of the step as it was captured; None where a device computes nothing meanwhile, so that the graph has
+        to be replayed first.
+        """
         ...
 
     def replay(self, layout: PagedLayout | None = None) -> Tensor:
@@ -52,8 +54,7 @@ class Graph(Protocol):
 
 
 Capture = Callable[[Callable[[], Tensor]], Graph]
-"""A function that runs a step and keeps it as a graph, whose inputs have to stay where they are; raises
-NotCapturable."""
+"""A function that keeps a step as a graph, whose inputs have to stay where they are; raises NotCapturable."""
 
 Capturer = Callable[[Ops], Capture | None]
 """The type of `Platform.capturer`."""
@@ -70,6 +71,8 @@ class Platform(Protocol):
     """Name of the backend by which torch.distributed sums over ranks."""
     beside_host: bool
     """True if the device computes while the host does something else."""
+    tiles_beside: bool
+    """True if the device encodes tiles while it computes steps: if there are `streams`."""
     tile_batches: tuple[int, ...]
     """Numbers of tiles that may be encoded at a time, the largest first."""
     graph_sizes: tuple[int, ...]

@@ -67,8 +67,10 @@ CANDIDATES = 256
 
 All rows have the same number, whatever their settings: a row's arithmetic may not depend on its neighbours.
 """
-CPU_ROWS = 4
-"""Rows drawn at once on a CPU, whose caches hold no more; other devices take them all."""
+CPU_ROWS, DEVICE_ROWS = 4, 32
+"""Rows drawn at once: on a CPU, no more than its caches hold; on another device, as many as make its launches worth
+their time, and not all, as each takes tens of bytes for each token of the vocabulary.
+"""
 
 
 class Draw(NamedTuple):
@@ -90,13 +92,14 @@ class Draw(NamedTuple):
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
 
-def draw(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """Draw token ids int64 [draws], in the order of the draws, from float32 logits [all rows, vocabulary]."""
+def draw(logits: Tensor, draws: Sequence[Draw], at_once: int = CPU_ROWS) -> Tensor:
+    """Draw token ids int64 [draws], in the order of the draws, from float32 logits [all rows, vocabulary], so many rows
+    `at_once`.
+    """
     tokens = torch.empty(len(draws), dtype=torch.int64, device=logits.device)
     for truncated in (False, True):
         places = [place for place, one in enumerate(draws) if one.truncated == truncated]
-        size = CPU_ROWS if logits.device.type == "cpu" else max(len(places), 1)
-        for part in (places[start : start + size] for start in range(0, len(places), size)):
+        for part in (places[start : start + at_once] for start in range(0, len(places), at_once)):
             tokens[to_device(part, logits.device)] = _draw(logits, [draws[place] for place in part], truncated)
     return tokens
 

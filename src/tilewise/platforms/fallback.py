@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
+from tilewise.platforms.draw import DEVICE_ROWS
 from tilewise.platforms.ops import TorchOps
 from tilewise.platforms.weights import Weight
 
@@ -17,21 +19,54 @@ logger = logging.getLogger("tilewise")
 P = ParamSpec("P")
 Result = TypeVar("Result")
 Table = TypeVar("Table")
+Together = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Rows x [N, H], their chosen experts int64 [N, k] and weights [N, k] -> `Ops.moe_experts`."""
 
 
 class FallbackOps(TorchOps):
-    """Torch's ops, over kernels in their places. A kernel that cannot be compiled or launched is left out from then on,
-    which is logged once.
+    """Ops that try a kernel of the device first. One that cannot be compiled or launched is not tried again: torch
+    computes instead, and the log says so once.
     """
 
     kernels: str
     """The name of the kernels in the log."""
+    drawn_at_once = DEVICE_ROWS
 
     def __init__(self) -> None:
         self.left_out: dict[str, str] = {}
         """Reasons why kernels are not used, by op."""
 
-    def _try(self, kernel: Callable[..., Result], instead: Callable[..., Result], *args: Any, **named: Any) -> Result:
+    def moe_experts(
+        self,
+        x: Tensor,
+        chosen: Tensor,
+        weights: Tensor,
+        gate_up: Sequence[Weight | None],
+        down: Sequence[Weight | None],
+        activation: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        instead, together = super().moe_experts, self._together(x, gate_up, down, activation)
+        if together is None:
+            return instead(x, chosen, weights, gate_up, down, activation)
+
+        def moe_experts(*_: object) -> Tensor:
+            return together(x, chosen, weights)
+
+        return self.attempt(moe_experts, instead, x, chosen, weights, gate_up, down, activation)
+
+    def _together(
+        self,
+        x: Tensor,
+        gate_up: Sequence[Weight | None],
+        down: Sequence[Weight | None],
+        activation: Callable[[Tensor], Tensor],
+    ) -> Together | None:
+        """Return a function that multiplies a layer's experts together; None where there is none for these."""
+        return None
+
+    def attempt(
+        self, kernel: Callable[..., Result], instead: Callable[..., Result], *args: Any, **named: Any
+    ) -> Result:
         """Call the kernel, or where it is left out or fails, torch's op `instead`, whose name stands for both."""
         op = instead.__name__
         if op in self.left_out:
@@ -53,7 +88,7 @@ def by_kernel(kernel: Callable[P, Result]) -> Callable[Concatenate[Any, P], Resu
 
     def op(self: FallbackOps, /, *args: P.args, **named: P.kwargs) -> Result:
         instead: Callable[..., Result] = getattr(TorchOps, kernel.__name__).__get__(self)
-        return self._try(kernel, instead, *args, **named)
+        return self.attempt(kernel, instead, *args, **named)
 
     return op
 

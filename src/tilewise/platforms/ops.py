@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tilewise.platforms.draw import Draw, draw
+from tilewise.platforms.draw import CPU_ROWS, Draw, draw
 from tilewise.platforms.forms import Form
 from tilewise.platforms.kv_cache import LayerCache, PagedLayout, read_blocks, write_rows
 from tilewise.platforms.weights import Use, Weight, as_it_came, rounded_to_int8
@@ -48,8 +48,36 @@ class AttentionSize:
     """True if keys and values come from a cache of 8 bits."""
 
 
+@dataclass(frozen=True, slots=True)
+class ExpertSize:
+    """The sizes of a layer of experts that its memory depends on."""
+
+    tokens: int
+    per_token: int
+    """Experts that a token goes through."""
+    hidden: int
+    inner: int
+    itemsize: int
+    """Bytes of a number."""
+
+
+def choices_bytes(size: ExpertSize) -> int:
+    """Return the bytes of both products of all choices (a token and one of its experts), kept at once: what comes out
+    of the activation, in the model's dtype and in int8, the results, and places and weights of the choices.
+    """
+    choices = size.tokens * size.per_token
+    return choices * ((size.inner + size.hidden) * size.itemsize + size.inner + 16) + size.tokens * size.hidden
+
+
+_WIDEST_ACTIVATION = 7
+"""Tensors [rows, inner width] of the widest activation, gpt-oss' clamped SwiGLU: gate_up, gate, up, and three more."""
+
+
 class Ops:
     """The ops in plain torch, by which all others are tested. Softmax is spelled out; nothing depends on a device."""
+
+    drawn_at_once = CPU_ROWS
+    """Rows of logits that `draw` takes at a time."""
 
     def store(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         """Keep a matrix in the form that it has, in whatever order the device reads best: a `Store`."""
@@ -222,6 +250,12 @@ class Ops:
             out.index_add_(0, rows, outer * weights[rows, places, None].to(x.dtype))
         return out
 
+    def moe_scratch(self, size: ExpertSize) -> int:
+        """Return the bytes that `moe_experts` takes at most, beside its arguments and result."""
+        # Count rows and results of one expert, should all tokens go to it: around the activation, and behind it.
+        hidden, inner = (size.tokens * width * size.itemsize for width in (size.hidden, size.inner))
+        return hidden + max(hidden + _WIDEST_ACTIVATION * inner, inner + 3 * hidden)
+
     def _expert(
         self, x: Tensor, rows: Tensor, gate_up: Weight, down: Weight, activation: Callable[[Tensor], Tensor]
     ) -> Tensor:
@@ -230,7 +264,7 @@ class Ops:
 
     def draw(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
         """Draw token ids int64 [draws], each by its own settings, from float32 logits [all rows, vocabulary]."""
-        return draw(logits, draws)
+        return draw(logits, draws, self.drawn_at_once)
 
     def patchify(self, pixels: Tensor, patch: int, mean: Tensor, std: Tensor) -> Tensor:
         """Cut uint8 [tiles, H, W, 3] into normalised patches, float32 [tiles, H/p * W/p, 3*p*p], channel-major."""
@@ -261,7 +295,7 @@ def gathered_bytes(size: AttentionSize) -> int:
     return heads * size.width * size.itemsize + dequantising
 
 
-OPS = tuple(name for name in vars(Ops) if not name.startswith("_") and not name.endswith("_scratch"))
+OPS = tuple(name for name, op in vars(Ops).items() if callable(op) and name[0] != "_" and not name.endswith("_scratch"))
 """Names of the ops, without the functions that tell how much memory one takes."""
 
 
@@ -323,3 +357,8 @@ class TorchOps(Ops):
 
     def dense_scratch(self, size: AttentionSize) -> int:
         return 0
+
+
+def overrides(ops: type[TorchOps], op: str) -> bool:
+    """Return whether ops have something else for an op than torch's."""
+    return getattr(ops, op) is not getattr(TorchOps, op)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows, joined, runs
+from tilewise.platforms.kv_cache import quantise
 
 if TYPE_CHECKING:
     from tilewise.platforms.ops import Ops
@@ -57,31 +58,38 @@ class Store(Protocol):
         ...
 
 
+class Kept:
+    """A weight that is a dataclass: it keeps the tensors among its fields, and those of a form among them."""
+
+    __slots__ = ()
+
+    @property
+    def nbytes(self) -> int:
+        values = (getattr(self, one.name) for one in fields(self))  # type: ignore[arg-type]  # of its subclasses
+        return sum(
+            nbytes_of(*(value.tensors if isinstance(value, Form) else [value]))
+            for value in values
+            if isinstance(value, Tensor | Form)
+        )
+
+
 @dataclass(frozen=True, slots=True)
-class DenseWeight:
+class DenseWeight(Kept):
     """The matrix [out, in] and the bias as they came, in the model's dtype."""
 
     matrix: Tensor
     bias: Tensor | None
-
-    @property
-    def nbytes(self) -> int:
-        return nbytes_of(self.matrix, self.bias)
 
     def apply(self, x: Tensor, ops: Ops) -> Tensor:
         return ops.linear(x, self.matrix, self.bias)
 
 
 @dataclass(frozen=True, slots=True)
-class Int8Weight:
+class Int8Weight(Kept):
     """An `Int8` matrix. Sums are exact, so a row's result does not depend on the order in which they are made."""
 
     form: Int8
     bias: Tensor | None
-
-    @property
-    def nbytes(self) -> int:
-        return nbytes_of(*self.form.tensors, self.bias)
 
     def apply(self, x: Tensor, ops: Ops) -> Tensor:
         rows, form = x.flatten(0, -2), self.form
@@ -97,15 +105,11 @@ class Int8Weight:
 
 
 @dataclass(frozen=True, slots=True)
-class GroupedWeight:
+class GroupedWeight(Kept):
     """A `Grouped` matrix, which is dequantised for each product, some outputs at a time."""
 
     form: Grouped
     bias: Tensor | None
-
-    @property
-    def nbytes(self) -> int:
-        return nbytes_of(*self.form.tensors, self.bias)
 
     def apply(self, x: Tensor, ops: Ops) -> Tensor:
         outputs, some = self.form.shape[0], []
@@ -192,12 +196,8 @@ def rounded_to_fp8(form: Form) -> Form:
 
 def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Round [n, width] to int8 with float32 scales [n, 1], symmetrically: each row's largest number becomes 127."""
-    x = x.float()
-    largest = x.abs().amax(-1, keepdim=True).clamp(min=_LEAST)
-    levels = torch.full_like(largest, LEVELS)
-    # Tensor by tensor, which is a division; with a number torch multiplies by its reciprocal.
-    rounded = (x * (levels / largest)).round().clamp(-LEVELS, LEVELS)
-    return rounded.to(torch.int8), largest / levels
+    levels, scales = quantise(x, torch.int8)
+    return levels, scales.unsqueeze(-1)
 
 
 def rounded_rows(x: Tensor, static: StaticRows) -> Tensor:

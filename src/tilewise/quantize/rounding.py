@@ -25,7 +25,11 @@ INT8 = 127
 E4M3 = 448.0
 """The largest number of float8_e4m3fn."""
 _TRIED = tuple(1.08 - 0.05 * step for step in range(8))
-"""Fractions of a group's largest number that its largest code may stand for; the one with the least error is taken."""
+"""Fractions of a group's largest number that its largest code may stand for; the one with the least error is taken.
+
+Below 1 the largest number is cut off, and all others have finer steps; above 1 codes are coarser, and may meet more of
+the numbers.
+"""
 _USUAL_GROUP = 128
 _CHUNK_NUMBERS = 2**24
 """Most numbers of a matrix that are float32 at a time."""

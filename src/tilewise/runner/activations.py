@@ -2,8 +2,9 @@
 known before any weight.
 
 A step decodes first and encodes tiles then, so what counts is the larger of the two. For each, the tensors that live
-at the same time are added up at the places where that may be most. What an attention keeps beside its result is told by
-its op (`Ops.paged_scratch`, `Ops.dense_scratch`). Docstrings list the tensors that are counted.
+at the same time are added up at the places where that may be most. What attention and experts keep beside their
+results is told by their ops (`Ops.paged_scratch`, `Ops.dense_scratch`, `Ops.moe_scratch`). Docstrings list the tensors
+that are counted.
 
 The letters are those of shapes: N tokens of the step, H hidden width, R rows to sample, V vocabulary, T tiles.
 """
@@ -15,15 +16,12 @@ from dataclasses import dataclass
 import torch
 
 from tilewise.models.config import DecoderConfig, ModelConfig
-from tilewise.plan import LargestStep
-from tilewise.platforms.draw import CPU_ROWS
+from tilewise.plan.memory import LargestStep
 from tilewise.platforms.kv_cache import bytes_per_head, kept_dtype
-from tilewise.platforms.ops import AttentionSize, Ops
+from tilewise.platforms.ops import AttentionSize, ExpertSize, Ops
 from tilewise.runner.sampler import PROMPT_SCORE_ROWS as SCORED_ROWS
 
 _FLOAT, _INT = 4, 8
-_EXPERT_INNER = 7
-"""Tensors [rows, inner width] of the widest activation, gpt-oss' clamped SwiGLU: gate_up, gate, up, and three more."""
 
 
 def activation_bytes(
@@ -102,16 +100,16 @@ class DecoderStep:
 
     @property
     def mlp(self) -> int:
-        """Normed input, gate and up, silu, the product, the output; or the experts, should all rows go to one."""
+        """Normed input, gate and up, silu, the product, the output; or router and experts."""
         config, tokens = self.config, self.step.tokens
         if config.experts is None:
             inner = tokens * config.intermediate_size * self.itemsize
             return self.hidden + max(4 * inner + self.hidden, norm_bytes(tokens * config.hidden_size, self.itemsize))
         experts = config.experts
-        inner = tokens * experts.intermediate_size * self.itemsize
+        size = ExpertSize(*(tokens, experts.per_token, config.hidden_size, experts.intermediate_size, self.itemsize))
         scores = tokens * (2 * experts.count * _FLOAT + experts.per_token * (2 * _FLOAT + 2 * _INT))
         router = tokens * config.hidden_size * _FLOAT + scores
-        chosen = scores + 2 * self.hidden + max(self.hidden + _EXPERT_INNER * inner, inner + 3 * self.hidden)
+        chosen = scores + self.hidden + self.ops.moe_scratch(size)
         return self.hidden + max(router, chosen)
 
     @property
@@ -122,7 +120,7 @@ class DecoderStep:
         masking = logits * (2 * _FLOAT + self.itemsize)
         # Processed in float32; then counts of penalties and tokens of all slots, or candidates of the rows drawn.
         penalties = _FLOAT * logits + rows * self.step.context * (3 * _INT + 6 * _FLOAT)
-        drawing = min(rows, CPU_ROWS) * vocabulary * 12 * _FLOAT
+        drawing = min(rows, self.ops.drawn_at_once) * vocabulary * 12 * _FLOAT
         choosing = _FLOAT * logits + max(penalties, drawing)
         return 2 * logits * self.itemsize + max(masking, choosing, self._scored(rows))
 

@@ -29,9 +29,8 @@ class Tables:
 
     def __init__(self, limits: Limits, device: torch.device) -> None:
         slots = limits.max_num_seqs + 1
-        blocks = -(-limits.max_model_len // limits.block_size)
         self.tokens = torch.zeros(slots, limits.max_model_len + 1, dtype=torch.int64, device=device)
-        self.blocks = np.zeros((slots, blocks), np.int64)
+        self.blocks = np.zeros((slots, limits.blocks_a_sequence), np.int64)
         self.device = device
         self._num_blocks = limits.num_blocks
         self.rows: list[Admission | None] = [None] * slots
@@ -171,7 +170,9 @@ def build_batch(
     positions = np.arange(starts[-1]) + (firsts - starts[:-1]).repeat(counts)
     blocks = tables.blocks[owners, positions // block_size]
     image_tokens, tile_rows = _tile_rows(work, starts.tolist(), rows_per_page)
-    seq_lens, table = firsts + counts, tables.blocks[slots]
+    seq_lens = firsts + counts
+    # A table as wide as the longest sequence of the step: most are far from what the model could read.
+    table = tables.blocks[slots, : -(-int(seq_lens.max()) // block_size)]
     parts: tuple[Integers, ...] = (
         *(placement.spread(owners), placement.spread(positions), starts, seq_lens, table.reshape(-1)),
         *(placement.spread(blocks * block_size + positions % block_size), placement.rows),

@@ -23,7 +23,8 @@ from tilewise.models.load import TOWER_PARTS, Architecture, Watch
 from tilewise.models.tile_encoder import TileEncoder
 from tilewise.parallel.mesh import Mesh
 from tilewise.parallel.ranks import broadcast
-from tilewise.plan import DeviceFacts, ModelFacts, Resolved, largest, resolve, with_draft, with_vision_workers
+from tilewise.plan import Resolved, resolve
+from tilewise.plan.memory import DeviceFacts, ModelFacts, largest, with_draft, with_vision_workers
 from tilewise.platforms import current_platform
 from tilewise.platforms.base import Platform
 from tilewise.platforms.ops import Ops
@@ -251,6 +252,13 @@ def model_facts(
     """
     store = weight_store(ops, quantization)
     decoder = shared_out(architecture.config.decoder, mesh)
+    taken = partial(
+        activation_bytes,
+        replace(architecture.config, decoder=decoder),
+        dtype.itemsize,
+        ops,
+        quantised_kv=kv_cache_dtype is not None,
+    )
     return ModelFacts(
         trained_length=decoder.rope.trained_length,
         tokens_per_tile=architecture.config.tokens_per_tile,
@@ -258,13 +266,8 @@ def model_facts(
         bytes_per_tile=architecture.config.rows_per_page * decoder.hidden_size * dtype.itemsize,
         weight_bytes=architecture.count_bytes(ops, dtype, store, mesh) if weight_bytes is None else weight_bytes,
         tile_multiplications=architecture.config.vision.multiplications(architecture.config.tile_size),
-        activation_bytes=partial(
-            activation_bytes,
-            replace(architecture.config, decoder=decoder),
-            dtype.itemsize,
-            ops,
-            quantised_kv=kv_cache_dtype is not None,
-        ),
+        activation_bytes=taken,
+        pool_bytes=taken,
         flash=architecture.config.flash,
     )
 
@@ -294,6 +297,7 @@ def device_facts(platform: Platform, memory: Memory | None = None) -> DeviceFact
         total_bytes=memory.total,
         utilization=platform.utilization,
         beside_host=platform.beside_host,
+        tiles_beside=platform.tiles_beside,
         captures_graphs=platform.capturer(platform.ops()) is not None,
         graph_sizes=platform.graph_sizes,
         tile_batches=platform.tile_batches,

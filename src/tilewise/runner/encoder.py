@@ -161,12 +161,13 @@ class EncoderLane:
                 # still read: only behind those may they be filled.
                 streams.follow_steps()
                 self._fill(round)
-                facts = start_copy_to_host(*self._facts(round, round.found[0].scores))
-                self._beside.append(_BatchInFlight(round, facts, streams.tiles_done()))
+                facts = self._facts(round, round.found[0].scores)
+                copied = start_copy_to_host(*facts, self._for_store(round.jobs))
+                self._beside.append(_BatchInFlight(round, copied, streams.tiles_done()))
         while self._beside and (self._beside[0].done.query() or (wait and not filled)):
             first = self._beside.popleft()
             first.done.synchronize()
-            filled += self._known(first.round, *first.facts.wait())
+            filled += self._known(first.round, *first.copied.wait())
         return tuple(filled)
 
     def _from_workers(self, workers: VisionWorkers, wait: bool) -> tuple[EncodedTile, ...]:
@@ -175,8 +176,8 @@ class EncoderLane:
         self._hand_out(workers)
         for jobs, found in workers.finished(wait):
             self.pools[0][[job.page for job in jobs]] = found.rows
-            broken = self._broken([job.page for job in jobs])
-            filled += self._keep(jobs, self._nobody_asks if found.scores is None else found.scores, broken)
+            scores, broken = found.scores, self._broken([job.page for job in jobs])
+            filled += self._keep(jobs, self._nobody_asks if scores is None else scores, broken, self._for_store(jobs))
         self._hand_out(workers)
         return tuple(filled)
 
@@ -237,7 +238,8 @@ class EncoderLane:
         """Write a round's rows into their pages; return the tiles, in the order of their jobs."""
         self._fill(round)
         scores = round.found[0].scores
-        return self._known(round, *self._facts(round, None if scores is None else self._of_all(round, scores)))
+        facts = self._facts(round, None if scores is None else self._of_all(round, scores))
+        return self._known(round, *facts, self._for_store(round.jobs))
 
     def _fill(self, round: _EncodingRound) -> None:
         """Write every rank's rows into the pages of all ranks."""
@@ -253,13 +255,21 @@ class EncoderLane:
         """Return which of some filled pages have rows that are not finite; nothing if these are not checked."""
         if not self._checks:
             return self._nobody_asks
-        return broken_rows(self.pools[0][to_device(list(pages), self.pools[0].device)])
+        return broken_rows(self._rows(pages))
 
-    def _known(self, round: _EncodingRound, scores: Tensor, broken: Tensor) -> list[EncodedTile]:
+    def _for_store(self, jobs: Sequence[EncodeJob]) -> Tensor:
+        """Return a copy of the rows of tiles that are in their pages; nothing if none are stored."""
+        return self._rows([job.page for job in jobs]) if self._store else self._nobody_asks
+
+    def _rows(self, pages: Sequence[int]) -> Tensor:
+        """Return a copy of some pages [pages, rows, hidden] of the model's pool."""
+        return self.pools[0][to_device(list(pages), self.pools[0].device)]
+
+    def _known(self, round: _EncodingRound, scores: Tensor, broken: Tensor, rows: Tensor) -> list[EncodedTile]:
         """Return the tiles of a round that is in its pages, and give those to the store that it lacks."""
         if round.jobs[0].digest in self._recalled:
             return [self._recalled.pop(job.digest)[1] for job in round.jobs]
-        return self._keep(round.jobs, scores, broken)
+        return self._keep(round.jobs, scores, broken, rows)
 
     def _of_all(self, round: _EncodingRound, own: Tensor) -> Tensor:
         """Return the results [tiles, ...] of all ranks, of which `own` is this rank's, in the order of `round.jobs`.
@@ -273,17 +283,18 @@ class EncoderLane:
         parts = zip(round.parts, self._mesh.gather(filled), strict=True)
         return torch.cat([some[: len(part)] for part, some in parts])
 
-    def _keep(self, jobs: Sequence[EncodeJob], scores: Tensor, broken: Tensor) -> list[EncodedTile]:
-        """Give encoded tiles to the store, if there is one; return them."""
+    def _keep(self, jobs: Sequence[EncodeJob], scores: Tensor, broken: Tensor, rows: Tensor) -> list[EncodedTile]:
+        """Give encoded tiles and their rows, as by `_for_store`, to the store, if there is one; return them."""
         flags = broken.tolist() or [False] * len(jobs)
         found = [
             EncodedTile(job.digest, score, not flag and (score is None or not self._checks or math.isfinite(score)))
             for job, score, flag in zip(jobs, scores.tolist() or [None] * len(jobs), flags, strict=True)
         ]
         if self._store:
-            for job, tile in ((job, tile) for job, tile in zip(jobs, found, strict=True) if tile.finite):
-                (rows,) = start_copy_to_host(self.pools[0][job.page].clone()).wait()
-                self._store.write_later(job.digest, StoredTileRows(rows, tile.score))
+            (on_host,) = start_copy_to_host(rows).wait()  # those of batches beside steps are there already
+            for job, tile, own in zip(jobs, found, on_host, strict=True):
+                if tile.finite:
+                    self._store.write_later(job.digest, StoredTileRows(own, tile.score))
         return found
 
 
@@ -297,8 +308,10 @@ class _BatchInFlight(NamedTuple):
     """A batch that is encoded beside steps."""
 
     round: _EncodingRound
-    facts: PendingCopy
-    """Scores, and which tiles are not finite, as `EncoderLane._facts` gives them."""
+    copied: PendingCopy
+    """Scores, which tiles are not finite, and rows for the store, as `EncoderLane._facts` and `_for_store` give them:
+    copied behind the batch itself, as another wait would be one for the steps launched since.
+    """
     done: Event
 
 

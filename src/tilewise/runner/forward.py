@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -61,6 +61,8 @@ class _Captured:
     def replay(self, batch: ModelBatch) -> Tensor:
         for kept, new in zip(_changing(self.inputs), _changing(batch), strict=True):
             kept.copy_(new)
+        kept, new = self.inputs.layout.block_table, batch.layout.block_table
+        kept[:, : new.shape[1]].copy_(new)  # what stands behind belongs to no token of this step
         return self.graph.replay(batch.layout)
 
 
@@ -78,6 +80,7 @@ class Forward:
         self._most_tokens = 1 + (limits.speculation.num_speculative_tokens if limits.speculation else 0)
         self._captured: dict[tuple[int, ...], _Captured] = {}
         self._sizes = limits.graph_sizes
+        self._most_blocks = limits.blocks_a_sequence
 
     def filled_up(self, work: Sequence[Work]) -> int | None:
         """Return the number of sequences to which a pass of this work is filled up; None = it is computed as it is."""
@@ -114,6 +117,7 @@ class Forward:
 
     def _first(self, capture: Capture, batch: ModelBatch, counts: tuple[int, ...]) -> Tensor:
         """Compute a pass of a new shape, and capture it if that is possible."""
+        batch = self._with_whole_table(batch)
         try:
             graph = capture(lambda: self._hidden(batch))
         except NotCapturable as reason:
@@ -123,13 +127,20 @@ class Forward:
         if len(self._captured) == _GRAPHS and not self._sizes:
             del self._captured[next(iter(self._captured))]  # the one that was replayed last the longest ago
         self._captured[counts] = _Captured(graph, batch)
-        return graph.result
+        return graph.replay(batch.layout) if graph.first is None else graph.first
+
+    def _with_whole_table(self, batch: ModelBatch) -> ModelBatch:
+        """Return the batch with a block table in which the longest sequence has room, as replays may need it."""
+        table = batch.layout.block_table
+        whole = table.new_zeros(len(table), self._most_blocks)
+        whole[:, : table.shape[1]] = table
+        return replace(batch, layout=replace(batch.layout, block_table=whole))
 
 
 def _changing(batch: ModelBatch) -> tuple[Tensor, ...]:
-    """Return the tensors that may differ between two batches of one shape."""
+    """Return the tensors that may differ between two batches of one shape, but for the block table."""
     layout = batch.layout
-    return batch.token_ids, batch.positions, layout.seq_lens, layout.block_table, layout.kv_slots
+    return batch.token_ids, batch.positions, layout.seq_lens, layout.kv_slots
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,8 @@ class LocalRunner:
         self._lane.prepare()
         with self._stream():
             self._forward.prepare(lambda size: self._batch((), self._place(()), size))
+            if self._drafter:
+                self._drafter.prepare()
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> Handle:
@@ -222,6 +224,10 @@ class Drafter:
         caches = allocate_caches(model, limits, tables.device)
         self._forward = Forward(model, limits, caches, tile_pool, capturer)
 
+    def prepare(self) -> None:
+        """Capture steps of all sizes, if the device has fixed sizes."""
+        self._forward.prepare(lambda size: self._batch((), size))
+
     @torch.inference_mode()
     def advance(self, plan: StepPlan) -> None:
         """Read the known tokens of a step, and guess those that its plan leaves open."""
@@ -247,9 +253,7 @@ class Drafter:
 
     def _read_and_guess(self, work: Sequence[Work]) -> None:
         """Read tokens, and write a guess behind each piece of work that samples into the tables."""
-        placement = place_in_order(work)
-        rows_per_page, sequences = self._model.config.rows_per_page, self._forward.filled_up(work)
-        batch = build_batch(work, placement, self._tables, self._block_size, rows_per_page, sequences)
+        batch = self._batch(work, self._forward.filled_up(work))
         hidden = self._forward.hidden(batch)
         rows = rows_of([item for item in work if item.samples], self._tables)
         if rows:
@@ -258,6 +262,10 @@ class Drafter:
             device = self._tables.device
             at = (to_device([row.slot for row in rows], device), to_device([row.length for row in rows], device))
             self._tables.tokens[at] = chosen
+
+    def _batch(self, work: Sequence[Work], sequences: int | None) -> ModelBatch:
+        rows_per_page = self._model.config.rows_per_page
+        return build_batch(work, place_in_order(work), self._tables, self._block_size, rows_per_page, sequences)
 
 
 def allocate_caches(model: InternVL, limits: Limits, device: torch.device) -> list[LayerCache]:

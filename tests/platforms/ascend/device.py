@@ -36,7 +36,7 @@ def interface() -> Interface:
 class CheckedOps(AscendOps):
     """The ops of an NPU, of which none falls back to torch: what is refused comes out."""
 
-    def _try(self, kernel: Any, instead: Any, *args: Any, **named: Any) -> Any:
+    def attempt(self, kernel: Any, instead: Any, *args: Any, **named: Any) -> Any:
         return kernel(*args, **named)
 
 
@@ -108,6 +108,15 @@ class NPUGraph:
         self.tape = Tape()
         self.waits = False
 
+    def end(self) -> None:
+        """Overwrite what the capture has made by NaN and -1: a card computes nothing before the first replay."""
+        made, given = dict[int, torch.UntypedStorage](), set[int]()
+        for _, args, kwargs, found in self.tape.calls:
+            given |= {place for place, _ in _storages((args, kwargs)) if place not in made}
+            made |= {place: storage for place, storage in _storages(found) if place not in given}
+        for storage in made.values():
+            storage.fill_(0xFF)
+
     def replay(self) -> None:
         assert not self.waits, "a replay begins while the one before still waits for its update"
         self.waits = True
@@ -122,6 +131,13 @@ class NPUGraph:
                 if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():  # else a view, or written in place
                     old.copy_(new)
         self.waits = False
+
+
+def _storages(values: Any) -> Iterator[tuple[int, torch.UntypedStorage]]:
+    """Yield the memory of each tensor among values, by its address."""
+    for value in tree_leaves(values):
+        if isinstance(value, Tensor) and value.untyped_storage().nbytes():
+            yield value.untyped_storage().data_ptr(), value.untyped_storage()
 
 
 class FakeNpu:
@@ -147,6 +163,7 @@ class FakeNpu:
         self.captured += 1
         with graph.tape, NoReading():
             yield
+        graph.end()
 
 
 def capturer(npu: FakeNpu) -> Callable[[Any], Any]:

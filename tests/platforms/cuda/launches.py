@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from tilewise.platforms.cuda import A100, B200, H100, Card
+from tilewise.platforms.cuda import A100, B200, H100, RTX3090, RTX4090, RTX5090, Card
 from tilewise.platforms.cuda.kernels import (
     cache,
     experts,
@@ -29,13 +29,17 @@ from tilewise.platforms.forms import Codes, Dense, Form, Grouped, StaticRows
 from tilewise.platforms.kv_cache import PagedLayout, empty_cache
 from tilewise.platforms.weights import plain_weight, rounded_to_int8
 
-CARDS = {"sm_80": A100, "sm_90": H100, "sm_100": B200}
+CARDS = {"sm_80": A100, "sm_86": RTX3090, "sm_89": RTX4090, "sm_90": H100, "sm_100": B200, "sm_120": RTX5090}
+SHARED = {"sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}
+"""KiB of shared memory that a block of threads may have, by card (CUDA C++ Programming Guide, technical specifications
+per compute capability).
+"""
 
 HALF = torch.float16
 
 MMA = dict.fromkeys(CARDS, "mma")
 """Tensor cores by the instructions that all cards have: for tiles of fewer than 64 rows."""
-NEWEST = {"sm_80": "mma", "sm_90": "wgmma", "sm_100": "tcgen05"}
+NEWEST = MMA | {"sm_90": "wgmma", "sm_100": "tcgen05"}
 """Tensor cores by the instructions of each generation."""
 
 
@@ -53,6 +57,7 @@ CLAIMS: dict[str, Claim] = {
     "expert_product": Claim(MMA),
     "expert_product experts dense prefill": Claim(NEWEST),
     "expert_product experts int4 prefill": Claim(NEWEST),
+    "expert_product experts int4 prefill 30B-A3B sm_120": Claim(NEWEST, spilled=8),
     "expert_product experts fp8 prefill": Claim(NEWEST),
     "expert_product experts fp4 prefill": Claim(NEWEST),
     "expert_product experts int8 prefill": Claim(NEWEST | {"sm_100": "mma"}),  # tcgen05 has no int8 in Triton 3.6
@@ -62,8 +67,8 @@ CLAIMS: dict[str, Claim] = {
     "_attend attention mixed": Claim(),  # two ways in one launch, of which each has its own family
     "_attend attention mixed 20B oss sm_100": Claim(spilled=8),
     "_attend_tile attention": Claim(NEWEST),
-    "_byte_product int8_product": Claim(NEWEST | {"sm_100": "mma"}),  # Triton has no tcgen05 of int8
-    "_byte_product fp8_product": Claim({"sm_90": "wgmma", "sm_100": "tcgen05"}),
+    "_attend_tile attention tiles 6B sm_120": Claim(NEWEST, spilled=32),
+    "_int8_product int8_product": Claim(NEWEST | {"sm_100": "mma"}),  # Triton has no tcgen05 of int8
     "_grouped_product grouped_product few": Claim(MMA),
     "_grouped_product grouped_product few INT4 32 8B 1 sm_90": Claim(MMA, spilled=8),
     "_grouped_product grouped_product many": Claim(NEWEST),
@@ -103,20 +108,12 @@ def row_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "patchify", lambda: rows.patchify(pixels, 14, mean, mean, torch.bfloat16)
 
 
-def byte_products(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
+def int8_products(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
     """Gate and up projections of an 8B (4096 inputs, 2 x 12288 outputs), its output projection, and the tower's."""
-    kinds = [("int8", products.int8_product, torch.int8)]
-    if card.has_fp8:
-        kinds.append(("fp8", products.fp8_product, torch.float8_e4m3fn))
-    for name, product, dtype in kinds:
-        for rows_, outputs in ((1, 4096), (3400, 24576)):
-            x, matrix = shape(rows_, 4096, dtype=dtype), shape(outputs, 4096, dtype=dtype)
-            scales = Epilogue(shape(rows_, dtype=torch.float32), shape(outputs, dtype=torch.float32))
-            yield f"{name}_product 8B {rows_}", partial(product, x, matrix, torch.bfloat16, scales, card)
-            blocks = shape(32, outputs, dtype=torch.float32), shape(rows_, 32, dtype=torch.float32)
-            if name == "fp8":
-                found = partial(products.fp8_product, x, matrix, torch.bfloat16, Epilogue(), card, *blocks)
-                yield f"fp8_product blocks 8B {rows_}", found
+    for rows_, outputs in ((1, 4096), (3400, 24576)):
+        x, matrix = shape(rows_, 4096, dtype=torch.int8), shape(outputs, 4096, dtype=torch.int8)
+        scales = Epilogue(shape(rows_, dtype=torch.float32), shape(outputs, dtype=torch.float32))
+        yield f"int8_product 8B {rows_}", partial(products.int8_product, x, matrix, torch.bfloat16, scales, card)
     x, matrix = shape(13 * 1025, 1024, dtype=torch.int8), shape(4096, 1024, dtype=torch.int8)
     static = Epilogue(None, shape(4096, dtype=torch.float32), shape(4096, dtype=torch.int32), shape(4096), gelu=True)
     yield "int8_product 300M gelu", lambda: products.int8_product(x, matrix, torch.bfloat16, static, card)
@@ -159,8 +156,6 @@ def rounding_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
     for name, width in (("8B", 3584), ("8B down", 18944)):
         x = shape(64, width)
         yield f"int8_rows {name}", partial(rounding.int8_rows, x)
-        yield f"fp8_rows {name}", partial(rounding.fp8_rows, x)
-    yield "fp8_groups 8B", lambda: rounding.fp8_groups(shape(64, 3584))
     yield "int8_rows_static 8B", lambda: rounding.int8_rows_static(shape(64, 3584), StaticRows(0.02, -3))
 
 
@@ -252,7 +247,7 @@ KERNELS = (
     rounding_kernels,
     sampling_kernels,
     expert_kernels,
-    byte_products,
+    int8_products,
     grouped_products,
     attention_kernels,
 )

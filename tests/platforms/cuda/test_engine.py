@@ -11,7 +11,9 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from tests.equal.contract import assert_same
@@ -23,6 +25,9 @@ from tilewise.platforms.cuda.triton_ops import TritonOps
 from tilewise.platforms.kv_cache import PagedLayout
 from tilewise.platforms.ops import Ops, TorchOps
 from tilewise.platforms.weights import Use, rounded_to_fp8
+from tilewise.runner.encoder import EncoderLane
+from tilewise.runner.tile_store import CappedFolder, EncodedTileFile, EncodedTileStore
+from tilewise.step import EncodeJob, Speculation
 
 SIZES = (1, 2, 4)
 
@@ -33,6 +38,7 @@ class Repeated:
 
     step: Callable[[], Tensor]
     result: Tensor
+    first: None = None
 
     def replay(self, layout: PagedLayout | None = None) -> Tensor:
         self.result.copy_(self.step())
@@ -40,7 +46,7 @@ class Repeated:
 
 
 def capturer(_: Ops) -> Capture:
-    return lambda step: Repeated(step, step())
+    return lambda step: Repeated(step, torch.full_like(step(), float("nan")))  # nothing is computed meanwhile
 
 
 class LateEvent:
@@ -156,6 +162,31 @@ def test_all_sizes_are_captured_before_anything_is_asked(folder, expected, monke
     found = engine.run_more(few_requests(), monkeypatch)
     assert_same(found, expected, 2e-5)
     assert len(local._forward._captured) == 3, "steps were filled up to these"
+
+
+def test_a_draft_models_steps_are_captured_before_anything_is_asked(folder, monkeypatch):
+    engine = Engine(folder, capturer=capturer, graph_sizes=SIZES, draft=folder, speculation=Speculation(2))
+    engine.run([], monkeypatch)
+    local = engine.runner._runner
+    local.capture_graphs()
+    assert [len(counts) for counts in local._drafter._forward._captured] == [4, 2, 1]
+
+
+@pytest.mark.parametrize("drafting", [False, True])
+@torch.inference_mode()
+def test_tiles_for_the_store_are_copied_behind_their_batch(folder, tmp_path, drafting):
+    """What comes into their pages later, before the host has heard that they are done, is not theirs."""
+    model = Engine(folder, Ops()).model
+    form = EncodedTileFile("0" * 32, (model.config.rows_per_page, model.config.decoder.hidden_size), torch.float32)
+    store = EncodedTileStore(CappedFolder(tmp_path, 2**20), form)
+    lane = EncoderLane([model] * (1 + drafting), 2, (2,), store, streams=LateStreams(3))
+    jobs = [EncodeJob(bytes([page]) * 16, np.full((56, 56, 3), 99 * page, np.uint8), page) for page in (0, 1)]
+    assert lane.take(jobs) == lane.advance(None, wait=False) == ()
+    expected = lane.pools[0].clone()
+    lane.pools[0].fill_(7)
+    assert len(lane.advance(None)) == 2
+    lane.close()
+    assert torch.equal(torch.stack([store.read(job.digest).rows for job in jobs]), expected)
 
 
 @pytest.mark.parametrize("seed", range(4))

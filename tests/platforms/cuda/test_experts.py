@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from tilewise.platforms.cuda import A100, H100
 from tilewise.platforms.cuda.kernels import experts
 from tilewise.platforms.cuda.kernels.experts import ExpertTable, FusedActivation, moe_experts
+from tilewise.platforms.cuda.triton_ops import TritonOps
 from tilewise.platforms.fallback import ExpertTables
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows
-from tilewise.platforms.ops import Ops
+from tilewise.platforms.ops import ExpertSize, Ops
 from tilewise.platforms.weights import GroupedWeight, Int8Weight, SideBySide, Weight, plain_weight, rounded_to_int8
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow", "ignore:divide by zero")
@@ -109,6 +112,31 @@ def check(
     assert found.dtype == dtype
     atol = TOLERANCE[dtype] * float(right.abs().max()) if right.numel() else 0.0
     torch.testing.assert_close(found, right, rtol=TOLERANCE[dtype], atol=atol)
+
+
+def test_choices_may_lie_in_any_order_in_memory(device: torch.device) -> None:
+    chosen, weights = choices(7, 5, 2)
+    check(dense, torch.float32, device, chosen.T.contiguous().T, weights.T.contiguous().T, absent=[0, 3])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch's profiler counts the CPU's memory")
+@pytest.mark.parametrize("form", [dense, int8], ids=["dense", "int8"])
+def test_all_choices_take_what_the_formula_says(form: Forms) -> None:
+    tokens, count, per_token, hidden, inner = 40, 5, 3, 64, 96
+    gate_up, down = layer(form, torch.bfloat16, torch.device("cpu"), count, (hidden, inner), False, [])
+    x, ops = torch.randn(tokens, hidden).bfloat16(), TritonOps(H100)
+    choice = *choices(tokens, count, per_token), gate_up, down, ops.silu_mul
+    ops.moe_experts(x, *choice)  # once, as its tables stay
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        ops.moe_experts(x, *choice)
+    events = (
+        (event.start_ns(), event.nbytes())
+        for event in found.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    )
+    peak = max(itertools.accumulate(change for _, change in sorted(events))) - x.nbytes
+    assert not ops.left_out
+    assert peak <= ops.moe_scratch(ExpertSize(tokens, per_token, hidden, inner, 2)) <= 2 * peak
 
 
 @dtypes

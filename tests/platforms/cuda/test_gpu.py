@@ -70,8 +70,9 @@ def test_the_platform_is_the_gpu() -> None:
 
 def test_work_for_tiles_follows_the_steps_before_it() -> None:
     device = current_platform().device
-    streams, x = Streams(device), torch.zeros(1 << 24, device=device)
+    streams = Streams(device)
     with streams.steps():
+        x = torch.zeros(1 << 24, device=device)
         for _ in range(200):
             x += 1
     with streams.tiles():

@@ -24,7 +24,7 @@ from tilewise.platforms.ascend.weights import NzLayout
 from tilewise.platforms.base import Capture, Choice, Diagnosis, NotCapturable
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.kv_cache import PagedLayout
-from tilewise.platforms.ops import OPS, Ops
+from tilewise.platforms.ops import OPS, Ops, overrides
 from tilewise.platforms.transfers import Streams
 from tilewise.units import GIB
 
@@ -81,6 +81,7 @@ class AclGraph:
     result: Tensor
     npu: Any
     """torch's module for NPUs."""
+    first: None = None  # launches are written down while they are captured, and not done
 
     def replay(self, layout: PagedLayout | None = None) -> Tensor:
         lengths = {} if layout is None or layout.own_lengths is None else _of_lengths(layout.own_lengths)
@@ -112,6 +113,8 @@ def capturer_of(npu: Any) -> Capture:
         try:
             with npu.graph(graph, pool=pool, auto_dispatch_capture=True):
                 result = step()
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, TypeError) as error:  # TypeError: torch_npu before 2.9 cannot update a graph
             raise NotCapturable((str(error).splitlines() or [type(error).__name__])[0]) from error
         return AclGraph(graph, result, npu)
@@ -126,6 +129,7 @@ class AscendPlatform:
     shared_memory = False
     backend = "cpu:gloo,npu:hccl"  # what ranks tell each other besides numbers stays on the host
     beside_host = True
+    tiles_beside = False
     tile_batches: tuple[int, ...] = (8, 4, 2, 1)
     utilization: float | None = 0.92
     graph_sizes: tuple[int, ...] = GRAPH_SIZES
@@ -193,6 +197,6 @@ class AscendPlatform:
 
 
 def _choice(op: str) -> Choice:
-    if op in vars(AscendOps):
+    if overrides(AscendOps, op):
         return Choice(op, "CANN", "a fused kernel, where it takes dtype and sizes; else torch")
     return Choice(op, "torch", "no kernel")

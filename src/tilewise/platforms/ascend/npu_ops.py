@@ -15,10 +15,10 @@ from torch import Tensor
 
 from tilewise.platforms.ascend.experts import ExpertStack, multiplied_together
 from tilewise.platforms.ascend.weights import NzLayout, ascend_expert, ascend_weight
-from tilewise.platforms.fallback import ExpertTables, FallbackOps, by_kernel
+from tilewise.platforms.fallback import ExpertTables, FallbackOps, Together, by_kernel
 from tilewise.platforms.forms import Form
 from tilewise.platforms.kv_cache import LayerCache, PagedLayout, QuantisedCache, write_rows
-from tilewise.platforms.ops import SWIGLU_ALPHA, SWIGLU_LIMIT, AttentionSize
+from tilewise.platforms.ops import SWIGLU_ALPHA, SWIGLU_LIMIT, AttentionSize, ExpertSize
 from tilewise.platforms.weights import Use, Weight, rounded_to_int8, side_by_side
 
 npu = torch.ops.npu
@@ -30,6 +30,8 @@ _CAUSAL, _BAND = 3, 4
 _ALL = 2**31 - 1
 _BLOCK, _LANES = 128, 16
 """Tokens, of which a KV block has a multiple, and numbers, of which a head has one."""
+_INT8_PRODUCT = 17
+"""Bytes of a number while sums of int8 become floats: of a row, the sum, in float32, its scales, and both together."""
 _FLOATS = (torch.float16, torch.bfloat16)
 
 
@@ -100,7 +102,7 @@ class AscendOps(FallbackOps):
     ) -> tuple[Tensor, Tensor]:
         if scale is not None:
             return super().add_rms_norm(x, scale, y, weight, eps)
-        return self._try(_add_rms_norm, super().add_rms_norm, x, scale, y, weight, eps)
+        return self.attempt(_add_rms_norm, super().add_rms_norm, x, scale, y, weight, eps)
 
     def paged_attention(
         self,
@@ -114,7 +116,7 @@ class AscendOps(FallbackOps):
         taken = isinstance(cache, Tensor) and self._attends(query) and cache.shape[2] % self._block == 0
         if not taken or (sinks is not None and query.dtype is torch.float16):
             return super().paged_attention(query, cache, layout, scale, window, sinks)
-        return self._try(self._paged, super().paged_attention, query, cache, layout, scale, window, sinks)
+        return self.attempt(self._paged, super().paged_attention, query, cache, layout, scale, window, sinks)
 
     def _attends(self, query: Tensor) -> bool:
         return query.dtype in self._floats and query.shape[-1] % self._lanes == 0
@@ -174,25 +176,26 @@ class AscendOps(FallbackOps):
     def dense_attention(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         if not self._attends(query):
             return super().dense_attention(query, key, value, scale)
-        return self._try(_dense_attention, super().dense_attention, query, key, value, scale)
+        return self.attempt(_dense_attention, super().dense_attention, query, key, value, scale)
 
-    def moe_experts(
+    def moe_scratch(self, size: ExpertSize) -> int:
+        """Count the rows of all choices, sorted, and what the products make of them, as if they were of int8."""
+        hidden, inner = size.hidden, size.inner
+        kept = max(3 * hidden, 2 * hidden + inner, hidden + 3 * inner) * size.itemsize
+        choices = size.tokens * size.per_token * (kept + _INT8_PRODUCT * max(2 * inner, hidden))
+        return max(choices, super().moe_scratch(size))
+
+    def _together(
         self,
         x: Tensor,
-        chosen: Tensor,
-        weights: Tensor,
         gate_up: Sequence[Weight | None],
         down: Sequence[Weight | None],
         activation: Callable[[Tensor], Tensor],
-    ) -> Tensor:
+    ) -> Together | None:
         first, second = self._stacks.of(gate_up), self._stacks.of(down)
         if first is None or second is None or not len(x) or (first.rounds_rows and x.dtype not in _FLOATS):
-            return super().moe_experts(x, chosen, weights, gate_up, down, activation)
-
-        def together(*_: object) -> Tensor:
-            return multiplied_together(x, chosen, weights, first, second, activation)
-
-        return self._try(together, super().moe_experts, x, chosen, weights, gate_up, down, activation)
+            return None
+        return partial(multiplied_together, gate_up=first, down=second, activation=activation)
 
 
 def _add_rms_norm(x: Tensor, _: None, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tilewise.platforms.forms import Dense, Form, Int8, joined
 from tilewise.platforms.ops import Ops
-from tilewise.platforms.weights import DenseWeight, Int8Weight, Use, Weight, nbytes_of, plain_weight
+from tilewise.platforms.weights import DenseWeight, Int8Weight, Kept, Use, Weight, plain_weight
 
 logger = logging.getLogger("tilewise")
 npu = torch.ops.npu
@@ -47,7 +47,7 @@ def in_nz(matrix: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class AscendInt8Weight:
+class AscendInt8Weight(Kept):
     """An `Int8` matrix (W8A8). Sums are exact; scales and bias come on top of them in the kernel, in float32."""
 
     matrix: Tensor
@@ -73,10 +73,6 @@ class AscendInt8Weight:
             row_scale=None if static is None else torch.full_like(empty, static.scale),
             row_offset=None if static is None else torch.full_like(empty, static.offset, dtype=torch.int32),
         )
-
-    @property
-    def nbytes(self) -> int:
-        return nbytes_of(self.matrix, *self.form.tensors, self.bias)
 
     def apply(self, x: Tensor, ops: Ops) -> Tensor:
         if x.dtype not in self.floats:
@@ -109,18 +105,14 @@ class AscendInt8Weight:
 
 
 @dataclass(slots=True, eq=False)
-class AscendExpert:
-    """One of many experts. Its matrix becomes a part of its layer's stack when that is multiplied first."""
+class AscendExpert(Kept):
+    """One of many experts. `ExpertStack.of` makes its matrix a view of the stack of its layer's matrices."""
 
     matrix: Tensor
     """[in, out] in a float dtype, or int8."""
     scales: Tensor | None
     """float32 [out] for int8."""
     bias: Tensor | None
-
-    @property
-    def nbytes(self) -> int:
-        return nbytes_of(self.matrix, self.scales, self.bias)
 
     def apply(self, x: Tensor, ops: Ops) -> Tensor:
         if self.scales is None:

@@ -11,13 +11,12 @@ from functools import cached_property, partial
 import torch
 
 from tilewise.environment import Environment
-from tilewise.errors import InvalidConfig
 from tilewise.host import Memory, available_memory
 from tilewise.platforms.base import Capture, Choice, Diagnosis
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
 from tilewise.platforms.cpu.machine import Machine
 from tilewise.platforms.cpu.native import KernelsOff, NoKernels
-from tilewise.platforms.cpu.native.build import LEVELS, build, cache_folder
+from tilewise.platforms.cpu.native.build import build, cache_folder
 from tilewise.platforms.cpu.native.capture import Arena, capture
 from tilewise.platforms.cpu.native.check import CHECKS
 from tilewise.platforms.cpu.native.kernels import Native
@@ -49,18 +48,12 @@ def has_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-_OFF, _ALL = ("0", "false", "off", "no"), ("", "1", "true", "on", "yes")
-
-
 def find_kernels(environment: Mapping[str, str]) -> Native:
     """Return kernels of our own, built if need be. Raises NoKernels."""
-    switch = (named := Environment(environment).cpu_kernels.strip()).lower()
-    if switch in _OFF:
-        raise KernelsOff(f"switched off by TILEWISE_CPU_KERNELS={named}")
-    if switch not in (*_ALL, *LEVELS):
-        names = ", ".join(LEVELS)
-        raise InvalidConfig(f"TILEWISE_CPU_KERNELS={switch} is none of 0 (no kernels), 1 (all instructions), {names}.")
-    return build(environment, switch if switch in LEVELS else None)
+    switch = Environment(environment).cpu_kernels
+    if switch.off:
+        raise KernelsOff(f"switched off by TILEWISE_CPU_KERNELS={switch.text}")
+    return build(environment, switch.level)
 
 
 class CpuPlatform:
@@ -69,6 +62,7 @@ class CpuPlatform:
     shared_memory = True
     backend = "gloo"
     beside_host = False
+    tiles_beside = False
     # One tile keeps all cores busy, two share a read of the weights; more take memory and are no faster (docs/cpu.md).
     tile_batches: tuple[int, ...] = (2, 1)
     block_sizes = BLOCK_SIZES

@@ -17,7 +17,7 @@ from torch import Tensor
 from tilewise.platforms.cpu.native.kernels import DTYPES, Native, address, rows_and_width
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows, joined, stacked, zeros_of
 from tilewise.platforms.ops import Ops
-from tilewise.platforms.weights import Weight, nbytes_of, plain_weight, rounded_to_int8
+from tilewise.platforms.weights import Kept, Weight, plain_weight, rounded_to_int8
 
 _PANEL = 16
 """Outputs of a panel, as in `native/src/packed.h`."""
@@ -28,7 +28,7 @@ _NO_SHIFTS, _FLOAT_SHIFTS, _ZEROS = range(3)
 
 
 @dataclass(frozen=True, slots=True)
-class PackedWeight:
+class PackedWeight(Kept):
     """A matrix of float32 or bfloat16 in panels, which multiplies rows of the same dtype."""
 
     native: Native
@@ -45,10 +45,6 @@ class PackedWeight:
             native.launch("pack_linear", DTYPES[part.dtype], part.data_ptr(), *which, panels.data_ptr())
         return cls(native, panels, bias, outputs)
 
-    @property
-    def nbytes(self) -> int:
-        return nbytes_of(self.panels, self.bias)
-
     def apply(self, x: Tensor, ops: Ops, gelu: bool = False) -> Tensor:
         assert x.dtype == self.panels.dtype
         x, out = _rows_and_result(x, self.outputs)
@@ -61,7 +57,7 @@ class PackedWeight:
 
 
 @dataclass(frozen=True, slots=True)
-class PackedInt8Weight:
+class PackedInt8Weight(Kept):
     """An `Int8Weight` in panels; `totals` are sums of the weights of each output.
 
     `static` and `addend` are those of `forms.Int8`.
@@ -99,10 +95,6 @@ class PackedInt8Weight:
             native.launch("pack_levels", part.data_ptr(), *which, panels.data_ptr(), totals.data_ptr())
         addend = None if form.addend is None else form.addend.contiguous()
         return cls(native, panels, form.scales.contiguous(), totals, bias, form.static, addend)
-
-    @property
-    def nbytes(self) -> int:
-        return nbytes_of(self.panels, self.scales, self.totals, self.bias, self.addend)
 
     def apply(self, x: Tensor, ops: Ops, gelu: bool = False) -> Tensor:
         if x.dtype not in DTYPES:
@@ -159,7 +151,7 @@ class GroupedLayout(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class PackedGrouped:
+class PackedGrouped(Kept):
     """A matrix of codes in groups, which multiplies rows of float32 or bfloat16; a bias has the dtype of the rows.
 
     The kernels read columns of x in the `order` of the codes: that is a copy of the rows that they make anyway, and a
@@ -183,10 +175,6 @@ class PackedGrouped:
         layout = GroupedLayout.of(form)
         order = None if form.order is None else form.order.contiguous()
         return cls(native, layout.pack(native, form), layout, order, bias, one_way)
-
-    @property
-    def nbytes(self) -> int:
-        return nbytes_of(self.panels, self.order, self.bias)
 
     def apply(self, x: Tensor, ops: Ops, gelu: bool = False) -> Tensor:
         if x.dtype not in DTYPES:

@@ -14,8 +14,9 @@ from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 from tilewise.platforms.base import Capture, Choice, Diagnosis, NotCapturable
 from tilewise.platforms.cpu import CpuPlatform
+from tilewise.platforms.draw import DEVICE_ROWS
 from tilewise.platforms.kv_cache import BLOCK_SIZE, BLOCK_SIZES, PagedLayout
-from tilewise.platforms.ops import OPS, Ops, TorchOps
+from tilewise.platforms.ops import OPS, Ops, TorchOps, overrides
 from tilewise.platforms.transfers import Streams
 from tilewise.units import GIB
 
@@ -43,49 +44,68 @@ class Card:
         """True if tensor cores multiply float8_e4m3fn, as they do since Ada and Hopper."""
         return self.capability >= (8, 9)
 
+    @property
+    def has_wide_tiles(self) -> bool:
+        """True if tensor cores read operands out of shared memory, of which a block of threads may have 227 KiB: those
+        of Hopper and of data centres' Blackwell. Desktop cards with Blackwell (12.0) multiply as Ampere does, in 99.
+        """
+        return self.capability[0] in (9, 10)
+
 
 A100, H100, B200 = Card((8, 0), 108), Card((9, 0), 132), Card((10, 0), 148)
-"""Cards for which the tests compile kernels."""
+RTX3090, RTX4090, RTX5090 = Card((8, 6), 82), Card((8, 9), 128), Card((12, 0), 170)
+"""Cards for which the tests compile kernels: of data centres, and of desktops."""
 
 
 @dataclass(frozen=True, slots=True)
 class CudaGraph:
     graph: torch.cuda.CUDAGraph
     result: Tensor
+    first: None = None  # kernels are written down while they are captured, and not launched
 
     def replay(self, layout: PagedLayout | None = None) -> Tensor:
         self.graph.replay()
         return self.result
 
 
-def capturer_of(device: torch.device) -> Capture:
-    """Return a function that captures steps. They share one pool of memory between kernels, so one runs at a time."""
-    pool = torch.cuda.graph_pool_handle()
+class CudaCapture:
+    """A function that captures steps. They share one pool of memory between kernels, so one runs at a time.
 
-    def capture(step: Callable[[], Tensor]) -> CudaGraph:
-        # Run once outside, where kernels are compiled and libraries take their workspaces. A step may be run again:
-        # it writes the same keys and values to the same places.
-        beside = torch.cuda.Stream(device)
-        beside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(beside):
+    They are captured on a stream of their own. cuBLAS has a workspace for each stream, whose address a graph keeps: the
+    graphs of two captures, which may run beside each other, must not write to the same one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
+
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        """A stream with the priority of the one that steps run in, which kernels of a graph keep."""
+        return torch.cuda.Stream(self._device, priority=torch.cuda.current_stream(self._device).priority)
+
+    def __call__(self, step: Callable[[], Tensor]) -> CudaGraph:
+        steps, graph = torch.cuda.current_stream(self._device), torch.cuda.CUDAGraph()
+        self._stream.wait_stream(steps)
+        # torch stays in the stream of a capture whose end fails: this outer block leaves it in any case.
+        with torch.cuda.stream(self._stream):
+            # Run once outside, where kernels are compiled and libraries take their workspaces. A step may be run again:
+            # it writes the same keys and values to the same places. Its memory goes back when the capture begins, which
+            # waits for the device and empties torch's cache.
             step()
-        torch.cuda.current_stream(device).wait_stream(beside)
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, pool=pool):
-                result = step()
-        except RuntimeError as error:
-            raise NotCapturable(str(error).splitlines()[0]) from error
-        captured = CudaGraph(graph, result)
-        captured.replay()  # nothing was computed while it was captured
-        return captured
-
-    return capture
+            steps.wait_stream(self._stream)
+            try:
+                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                    result = step()
+            except RuntimeError as error:
+                if any(isinstance(one, torch.OutOfMemoryError) for one in (error, error.__context__)):
+                    raise
+                raise NotCapturable(str(error).splitlines()[0]) from error
+        return CudaGraph(graph, result)
 
 
 GRAPH_SIZES = (1, 2, 4, *range(8, 513, 8))
 """Numbers of sequences for which steps are captured (vLLM's sizes): others are filled up to the next one."""
-_OFF, _ON = ("0", "false", "off", "no"), ("", "1", "true", "on", "yes")
 
 
 def cuda_missing() -> str | None:
@@ -97,6 +117,12 @@ def cuda_missing() -> str | None:
     return None
 
 
+class GpuTorchOps(TorchOps):
+    """Torch's ops, on a GPU for which there are no kernels of ours."""
+
+    drawn_at_once = DEVICE_ROWS
+
+
 class CudaPlatform:
     """One NVIDIA GPU of this machine."""
 
@@ -104,6 +130,7 @@ class CudaPlatform:
     shared_memory = False
     backend = "cpu:gloo,cuda:nccl"  # what ranks tell each other besides numbers stays on the host
     beside_host = True
+    tiles_beside = True
     # Each size is launched whole beside decoding; 13 tiles, the most of a picture, take three batches.
     tile_batches: tuple[int, ...] = (8, 4, 2, 1)
     block_sizes = BLOCK_SIZES
@@ -140,11 +167,8 @@ class CudaPlatform:
     @cached_property
     def no_kernels(self) -> str | None:
         """Reason why there are no kernels of ours; None if there are."""
-        switch = Environment.here().cuda_kernels.strip().lower()
-        if switch in _OFF:
+        if Environment.here().cuda_kernels.off:
             return "switched off by TILEWISE_CUDA_KERNELS"
-        if switch not in _ON:
-            raise InvalidConfig(f"TILEWISE_CUDA_KERNELS={switch} is neither 0 (no kernels) nor 1: leave it out.")
         if self.card.capability < (8, 0):
             return f"compute capability {self.card.capability} is below 8.0"
         try:
@@ -157,7 +181,7 @@ class CudaPlatform:
         if batch_invariant:
             raise InvalidConfig("batch_invariant is not possible with device=cuda: use device=cpu, or leave it out.")
         if self.no_kernels is not None:
-            return TorchOps()
+            return GpuTorchOps()
         from tilewise.platforms.cuda.triton_ops import TritonOps
 
         return TritonOps(self.card)
@@ -167,7 +191,7 @@ class CudaPlatform:
 
     def capturer(self, ops: Ops) -> Capture | None:
         """Return None for torch's own ops: they ask the device for lengths, so their steps cannot be captured."""
-        return None if isinstance(ops, TorchOps) and self.no_kernels is not None else capturer_of(self.device)
+        return None if isinstance(ops, TorchOps) and self.no_kernels is not None else CudaCapture(self.device)
 
     def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
         """Return the checkpoint's dtype, but float16 for bfloat16 on cards before Ampere, which cannot multiply it."""
@@ -194,7 +218,9 @@ class CudaPlatform:
             return Choice(op, "torch", self.no_kernels)
         from tilewise.platforms.cuda.triton_ops import TritonOps
 
-        return Choice(op, "Triton", "a kernel of ours") if op in vars(TritonOps) else Choice(op, "torch", "no kernel")
+        return (
+            Choice(op, "Triton", "a kernel of ours") if overrides(TritonOps, op) else Choice(op, "torch", "no kernel")
+        )
 
     def total_memory(self) -> int:
         return torch.cuda.mem_get_info(self.device)[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,10 +15,10 @@ from tilewise.platforms.cuda.kernels.cache import rope_into_cache
 from tilewise.platforms.cuda.kernels.paged_attention import paged_attention
 from tilewise.platforms.cuda.weights import CudaWeight, cuda_store
 from tilewise.platforms.draw import Draw
-from tilewise.platforms.fallback import ExpertTables, FallbackOps, by_kernel
+from tilewise.platforms.fallback import ExpertTables, FallbackOps, Together, by_kernel
 from tilewise.platforms.forms import Form
 from tilewise.platforms.kv_cache import LayerCache, PagedLayout
-from tilewise.platforms.ops import AttentionSize
+from tilewise.platforms.ops import AttentionSize, ExpertSize, choices_bytes
 from tilewise.platforms.transfers import to_device
 from tilewise.platforms.weights import Use, Weight, plain_weight, rounded_to_int8, side_by_side
 
@@ -50,30 +51,22 @@ class TritonOps(FallbackOps):
             return weight.apply(x, self, gelu=True)
         return super().linear_gelu(x, weight)
 
-    def moe_experts(
+    def _together(
         self,
         x: Tensor,
-        chosen: Tensor,
-        weights: Tensor,
         gate_up: Sequence[Weight | None],
         down: Sequence[Weight | None],
         activation: Callable[[Tensor], Tensor],
-    ) -> Tensor:
+    ) -> Together | None:
         first, second = self._tables.of(gate_up), self._tables.of(down)
         if first is None or second is None:
-            return super().moe_experts(x, chosen, weights, gate_up, down, activation)
-
+            return None
         gates: dict[Callable[[Tensor], Tensor], experts.FusedActivation] = {
             self.silu_mul: experts.FusedActivation.SILU,
             self.clamped_swiglu: experts.FusedActivation.CLAMPED,
         }
         applied = gates.get(activation, activation)
-
-        def multiplied_together(*_: object) -> Tensor:
-            return experts.moe_experts(x, chosen, weights, first, second, applied, self.card)
-
-        instead = super().moe_experts
-        return self._try(multiplied_together, instead, x, chosen, weights, gate_up, down, activation)
+        return partial(experts.moe_experts, gate_up=first, down=second, activation=applied, card=self.card)
 
     rms_norm = by_kernel(rows.rms_norm)
     layer_norm = by_kernel(rows.layer_norm)
@@ -96,7 +89,7 @@ class TritonOps(FallbackOps):
         window: int | None = None,
         sinks: Tensor | None = None,
     ) -> Tensor:
-        return self._try(self._paged, super().paged_attention, query, cache, layout, scale, window, sinks)
+        return self.attempt(self._paged, super().paged_attention, query, cache, layout, scale, window, sinks)
 
     def _paged(
         self,
@@ -122,8 +115,12 @@ class TritonOps(FallbackOps):
         """Return 0 where the kernel is used: scores stay in registers."""
         return super().dense_scratch(size) if "dense_attention" in self.left_out else 0
 
+    def moe_scratch(self, size: ExpertSize) -> int:
+        """Count both products, of all choices, or what torch takes where experts are not multiplied together."""
+        return max(choices_bytes(size), super().moe_scratch(size))
+
     def draw(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-        return self._try(_drawn, super().draw, logits, draws)
+        return self.attempt(_drawn, super().draw, logits, draws)
 
 
 def _drawn(logits: Tensor, draws: Sequence[Draw]) -> Tensor:

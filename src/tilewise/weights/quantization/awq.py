@@ -64,6 +64,8 @@ def _codes(words: Tensor) -> Tensor:
     """Repack int32 [in, out / 8] to uint8 [out, in / 2], two inputs a byte."""
     if words.is_meta:
         return words.new_empty(words.shape[1] * _TOGETHER, len(words) // 2, dtype=torch.uint8)
+    # Little-endian: byte b of a word has codes 2b, in its low half, and 2b + 1, which belong to outputs _ORDER[2b] and
+    # _ORDER[2b + 1]. Bytes of two neighbouring inputs exchange halves, so that each has both codes of one output.
     pairs = words.view(torch.uint8).unflatten(1, (-1, 4))
     both = words.new_empty(len(words) // 2, words.shape[1], _TOGETHER, dtype=torch.uint8)
     both[..., list(_ORDER[::2])], both[..., list(_ORDER[1::2])] = exchanged_halves(pairs[::2], pairs[1::2])

@@ -20,8 +20,8 @@ from tilewise.weights.quantization.stored import (
     StoredLayout,
     StoredModule,
     grouped,
+    order_by_group,
     shifts_of,
-    side_by_side,
     unpacked,
     with_middle,
 )
@@ -168,7 +168,7 @@ class PackedLayout(ByteLayout):
         if bool((groups == -1).all()):
             return None
         try:
-            return side_by_side(groups, group)
+            return order_by_group(groups, group)
         except ValueError as counts:
             expected = f"{group} inputs to each of {-(-inputs // group)} groups, as its scheme says"
             raise stored.wrong(".weight_g_idx", f"assigns {counts} inputs to its groups", expected) from None
@@ -190,5 +190,7 @@ def _check_range(stored: StoredModule, codes: Tensor, bits: int) -> None:
 def _int8(matrix: Tensor, scales: Tensor, static: StaticRows | None) -> Int8:
     if static is None:
         return Int8(matrix, scales)
+    # Rows are rounded to q = x / scale + offset, so that a sum of matrix * q is too large by offset times the sum of
+    # the output's weights, whatever x is.
     addend = matrix.sum(1, dtype=torch.int32) * -static.offset
     return Int8(matrix, scales * static.scale, static, addend)

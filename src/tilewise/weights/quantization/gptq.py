@@ -22,8 +22,8 @@ from tilewise.weights.quantization.stored import (
     StoredLayout,
     StoredModule,
     grouped,
+    order_by_group,
     shifts_of,
-    side_by_side,
     unpacked,
 )
 
@@ -58,6 +58,7 @@ class GptqLayout(StoredLayout):
         zeros = stored.tensor(".qzeros", (groups, zero_words), ("I32",))
         scales = stored.scales(".scales", (groups, outputs)).T.contiguous()
         order = self._order(stored, inputs, group)
+        # Files of the first version have zero points less one, in as many bits: 0 less one is the largest number.
         zeros = (unpacked(zeros, self.bits).T + self.less_one) & (2**self.bits - 1)
         return self._form(words.T.contiguous(), zeros, scales, group, order)
 
@@ -78,7 +79,7 @@ class GptqLayout(StoredLayout):
         if groups.is_meta:
             return None
         try:
-            return side_by_side(groups, group)
+            return order_by_group(groups, group)
         except ValueError as counts:
             expected = f"{-(-inputs // group)} groups of {group} inputs, the group_size of its config"
             raise stored.wrong(".g_idx", f"gives its groups {counts} inputs", expected) from None

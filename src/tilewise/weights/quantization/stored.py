@@ -246,7 +246,7 @@ def powers_of_two(exponents: Tensor) -> Tensor:
     return torch.ldexp(torch.ones_like(exponents, dtype=torch.float32), exponents.int() - 127)
 
 
-def side_by_side(groups: Tensor, group: int) -> Tensor | None:
+def order_by_group(groups: Tensor, group: int) -> Tensor | None:
     """Return the inputs, whose groups [in] are given, in the order of their groups; None where they are in it already.
 
     Raises ValueError with the numbers of inputs that groups have, where they are not `group` each.

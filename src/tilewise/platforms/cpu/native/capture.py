@@ -44,6 +44,8 @@ class _Block:
         return self.lent is None or self.lent() is None
 
     def lend(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        # Each call makes a new view of the buffer. The tensor made of it and all views of that tensor share a storage,
+        # which keeps this object alive, and lets it go with the last of them: then the weak reference is dead.
         memory = self.memory.numpy().data
         self.lent = weakref.ref(memory)
         return torch.frombuffer(memory, dtype=dtype, count=prod(shape)).view(shape)
@@ -76,6 +78,10 @@ class Arena:
 class CapturedStep:
     launches: tuple[Launch, ...]
     result: Tensor
+
+    @property
+    def first(self) -> Tensor:
+        return self.result
 
     def replay(self, layout: PagedLayout | None = None) -> Tensor:
         for launch in self.launches:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tilewise.platforms.cpu.native import NoKernels
 from tilewise.platforms.kv_cache import LayerCache, QuantisedCache
+from tilewise.platforms.strides import row_steps
 
 _TYPES: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
 _KERNELS = {
@@ -198,12 +199,7 @@ class Rows(NamedTuple):
     @classmethod
     def of(cls, x: Tensor) -> Rows | None:
         """Return the places of x's rows; None if it takes more than two steps to tell them."""
-        steps: list[tuple[int, int]] = []
-        for size, step in zip(x.shape[:-1], x.stride()[:-1], strict=True):
-            if steps and size > 1 and steps[-1][1] == size * step:
-                steps[-1] = (steps[-1][0] * size, step)
-            elif size != 1:
-                steps.append((size, step))
+        steps = row_steps(x)
         if len(steps) > 2:
             return None
         (outer, outer_step), (inner, inner_step) = [*[(1, 0)] * (2 - len(steps)), *steps]

@@ -185,7 +185,7 @@ def tile_of(rows: int, width: int, itemsize: int, stored: int, card: Card) -> At
     """
     if itemsize == 4:
         return AttentionTile(16, 32, 4, 3)
-    ampere = card.capability < (9, 0)
+    ampere = not card.has_wide_tiles
     most = 64 if ampere and stored == 1 else 128
     block_m = min(max(int(triton.next_power_of_2(rows)), 16), most)
     if block_m <= READ_BOUND:

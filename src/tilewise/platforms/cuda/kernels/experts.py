@@ -133,9 +133,9 @@ def _tile_of(form: Form, rows: float, itemsize: int, card: Card) -> _Tile:
         return _Tile(few, 32 if grouped else 64, 128 * deep, 4, 4)
     if rows <= 48:
         return _Tile(64, 128, 64 * deep, 4, 4)
-    if grouped and card.capability < (9, 0):
+    if grouped and not card.has_wide_tiles:
         return _Tile(64, 128, 64, 8, 3)
-    if isinstance(form, Dense) and card.capability >= (9, 0):
+    if isinstance(form, Dense) and card.has_wide_tiles:
         return _Tile(128, 256, 64, 8, 3)
     return _Tile(128, 128, 64 * deep, 8, 3)
 
@@ -261,8 +261,8 @@ def moe_experts(
     out = x.new_empty(tokens, width)
     if not chosen.numel():
         return out.zero_()
-    routing = _routing(chosen.contiguous(), len(gate_up.pointers))
-    weights = weights.contiguous()
+    chosen, weights = chosen.contiguous(), weights.contiguous()
+    routing = _routing(chosen, len(gate_up.pointers))
     if isinstance(activation, FusedActivation):
         inner = _product(x, weights, routing, gate_up, card, True, activation)
     else:

@@ -43,7 +43,7 @@ from tilewise.platforms.cuda.kernels.products import (
     sums_like,
     tile_of,
 )
-from tilewise.platforms.forms import Codes, Grouped
+from tilewise.platforms.forms import Codes, Grouped, packed_nibbles
 
 _LEAST_RUN = 16
 """Inputs that one instruction of the tensor cores takes."""
@@ -82,6 +82,15 @@ def words_of(form: Grouped, run: int) -> Tensor:
         lower, upper = pairs.sum(2, dtype=torch.int32).unbind(-1)
         words[which] = (lower | (upper << 16)).flatten(1)
     return words
+
+
+def codes_of(words: Tensor, kind: Codes, run: int, inputs: int) -> Tensor:
+    """Return the codes that `words_of` has packed, as `Grouped` keeps them."""
+    places = torch.arange(parts_of(kind), dtype=torch.int32, device=words.device) * kind.bits
+    blocks = words.view(len(words), -1, 1, run // 2)
+    pairs = [blocks >> (half + places)[:, None] & (1 << kind.bits) - 1 for half in (0, 16)]
+    codes = torch.stack(pairs, dim=-1).flatten(1)[:, :inputs].to(torch.uint8)
+    return packed_nibbles(codes) if kind.bits == 4 else codes
 
 
 @triton.jit

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tilewise.platforms.strides import row_steps
+
 _BLOCK = 1024
 """Numbers of a program that works on numbers alone: 8 for each thread of 4 warps."""
 _THREAD = 8
@@ -38,14 +40,7 @@ class StridedRows:
 
     @classmethod
     def of(cls, x: Tensor) -> StridedRows:
-        levels: list[tuple[int, int]] = []
-        for size, stride in zip(x.shape[:-1], x.stride()[:-1], strict=True):
-            if size == 1:
-                continue
-            if levels and levels[-1][1] == size * stride:
-                levels[-1] = (levels[-1][0] * size, stride)
-            else:
-                levels.append((size, stride))
+        levels = row_steps(x)
         if len(levels) > 2 or (x.shape[-1] > 1 and x.stride(-1) != 1):
             return cls.of(x.contiguous())
         count = x.shape[:-1].numel()

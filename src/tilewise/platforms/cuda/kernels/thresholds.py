@@ -100,6 +100,9 @@ def _pivots(
 ):  # fmt: skip
     """Store for each pivot how many of a chunk's logits are not below it, and their mass.
 
+    Both grow from one pivot to the next. So the first pivot with k logits or more, or with top-p's share of the mass,
+    and the pivot before it have the wanted threshold between them, which leaves few logits to look at one by one.
+
     Pivots fall evenly from the highest logit towards the lowest that matters, but for the last of them, which is -inf.
     Counts are exact. Masses are sums of float32, and only have to be right to the 1e-4 that `_bracket` grants.
     """

@@ -101,7 +101,9 @@ static void spread_value(const T* value, float scale, int64_t width, int64_t pad
     }
 }
 
-// Keys [first, first + count) of a head as panels of PANEL keys, and their values as panels of PANEL columns.
+// Keys [first, first + count) of a head as panels of PANEL keys, and their values as panels of PANEL columns: a panel of
+// keys is [width][PANEL], so that a vector has one number of several keys, and a panel of values [KEYS][PANEL], so that
+// a vector has several numbers of one key.
 template <typename Cache>
 static void pack(const Shape& shape, const Past<Cache>& sequence, int64_t head, int64_t first, int64_t count,
                  int64_t end, const Scratch& scratch) {

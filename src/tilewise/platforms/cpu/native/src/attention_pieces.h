@@ -104,7 +104,8 @@ static void keep(const Shape& shape, const Piece& piece, const Results& found) {
     }
 }
 
-// Parts of a row's keys, in their order, into the first of them.
+// Merges the results of a row over the parts of its keys, `step` numbers apart, one after the other into the first
+// part's place, and finishes the row.
 template <typename T, typename Cache>
 static void merge(const Shape& shape, const Sequence<T, Cache>& sequence, int64_t head, int64_t row, float* first,
                   int64_t parts, int64_t step) {

@@ -98,8 +98,8 @@ struct PanelScales {
     }
 };
 
-// Decoders turn codes into floats: number(line, j) is what slot j of a step stands for, over `factor`, with `offset` more
-// than it should be, and `times(j)` too large. Whoever multiplies takes that into account where it costs least.
+// Decoders turn codes into floats. For the code in slot j of a step, number(line, j) is times(j) * (n / factor + offset),
+// where n is the number that the code stands for. Whoever multiplies makes up for the three where it costs least.
 //   bytes    of a step
 //   input(j) which of a step's inputs is in slot j
 

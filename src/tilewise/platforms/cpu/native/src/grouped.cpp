@@ -412,6 +412,11 @@ static void multiply_tiled_codes(const Decoder& decoder, const Codes& codes, con
             }
         }
     };
+    // A software pipeline: in round `tile`, the tile LAG rounds ahead is made of its codes, in vector registers, while
+    // tile `tile` is multiplied by the tile unit. The first LAG rounds only make, the last ones only multiply; a ring of
+    // twice LAG places keeps what is made apart from what is loaded. Sums go out in the same manner: those of a group
+    // are stored when the next group begins, into one of two buffers in turn, and added to the totals when that group
+    // has ended, since what was just stored is waited for.
     const auto place = [&](int64_t tile) { return ring + tile % RING * PANELS * TILE_SIZE; };
     TileCursor cursor{codes, panels + codes.codes_at()};
     const char* x = (const char*)rows.numbers;

@@ -124,11 +124,11 @@ struct Int8 {
 
     // The sums of `count` outputs, or of a vector of them, without what was added to the rows.
     Vec exact(const int32_t* sums, int64_t output, int64_t count) const {
-        alignas(64) int32_t more[Ints::width];
+        alignas(64) int32_t more[Vec::width];  // as many as are read below: without VNNI, Ints has half as many
         if (addend) {
-            const int64_t there = std::min<int64_t>(count, Ints::width);
+            const int64_t there = std::min<int64_t>(count, Vec::width);
             for (int64_t i = 0; i < there; ++i) more[i] = sums[i] + addend[output + i];
-            std::fill(more + there, more + Ints::width, 0);
+            std::fill(more + there, more + Vec::width, 0);
             sums = more;
         }
         if constexpr (added == 0) return Vec::load(sums);

@@ -8,7 +8,7 @@
 #include <type_traits>
 #include <vector>
 
-// Rows [outer, inner] of a tensor, each some numbers behind the first (call.py).
+// Rows [outer, inner] of a tensor, each some numbers behind the first (native/kernels.py).
 template <typename T>
 struct Rows {
     T* first;

@@ -10,7 +10,7 @@
 #include <cstring>
 
 // Dot products of pairs of bfloat16 are twice as fast as products of float32 on AMD's CPUs, and half as fast on Intel's:
-// there SLOW_PAIRS is defined by who compiles this (compiler.py), and they are left alone.
+// there SLOW_PAIRS is defined by who compiles this (build.py), and they are left alone.
 #if defined(__AVX512BF16__) && !defined(SLOW_PAIRS)
 #define DOT_OF_PAIRS
 #endif

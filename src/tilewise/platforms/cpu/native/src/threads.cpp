@@ -93,6 +93,10 @@ class Pool {
 
   private:
     // Tasks one by one, until all have been taken.
+    //
+    // `left` may be of a call that has ended by the time of the exchange. The exchange succeeds only where left_ holds
+    // the very same bits at that moment: then the call that runs now has as many tasks and threads, and its task next()
+    // is still to be taken. Nothing else was read before: task_ and work_ are looked at behind the exchange.
     void take(int64_t thread) {
         int64_t taken = 0, tasks = 0;
         Left left{left_};
