@@ -173,6 +173,9 @@ def build_batch(
     seq_lens = firsts + counts
     # A table as wide as the longest sequence of the step: most are far from what the model could read.
     table = tables.blocks[slots, : -(-int(seq_lens.max()) // block_size)]
+    # All that the device has to know of the step travels as one array, in one copy, and is split there: both lists have
+    # one order. What is `spread` has an entry for each row of the batch; starts, lengths and the table are by sequence;
+    # the last three name rows.
     parts: tuple[Integers, ...] = (
         *(placement.spread(owners), placement.spread(positions), starts, seq_lens, table.reshape(-1)),
         *(placement.spread(blocks * block_size + positions % block_size), placement.rows),

@@ -63,6 +63,9 @@ class FiniteCheck:
             tokens, rows = flags[first : first + item.count], flags[place : place + item.num_choices]
             first, place = first + item.count, place + item.num_choices
             tensor, good = _first_broken(item, tokens, rows)
+            # `good` tokens were chosen before the first broken number. Were no more than these accepted, it lies behind
+            # a wrong guess, and nothing of it is in the answer. Work that chooses no token, a part of a prompt, has
+            # none accepted: there, every broken number counts.
             if tensor is None or good >= len(sampled.get(item.slot, ())) > 0:
                 continue
             found[item.slot] = tensor

@@ -139,6 +139,8 @@ class Forward:
 
 def _changing(batch: ModelBatch) -> tuple[Tensor, ...]:
     """Return the tensors that may differ between two batches of one shape, but for the block table."""
+    # A pass is found by the counts of its sequences' tokens, from which query_starts and token_rows follow. No captured
+    # pass has rows of tiles, and logits_rows are read by the caller, out of its own batch.
     layout = batch.layout
     return batch.token_ids, batch.positions, layout.seq_lens, layout.kv_slots
 

@@ -156,6 +156,9 @@ def choose(logits: Tensor, rows: Sequence[LogitsRow], tokens: Tensor, ops: Ops) 
 
 
 def _draw_of(row: LogitsRow) -> Draw:
+    # The noise belongs to a seed and a position: `length` is the one that the token will have. So the same token is
+    # drawn in whatever step it falls, after a preemption and behind a guess, too. A draft model draws by the same key,
+    # and that is why its guesses are often right even at high temperatures.
     wanted = row.sampling
     key = noise_key(row.admission.seed, row.length)
     return Draw(row.index, wanted.temperature, wanted.top_k, wanted.top_p, wanted.min_p, key)
