@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tests.equal.contract import assert_same
 from tests.equal.driver import Engine, few_requests, prompt
+from tests.guesses import drafting
 from tests.tiny import SPECS, write_original
 from tilewise.platforms.base import Capture
 from tilewise.platforms.cuda import H100
@@ -27,7 +28,7 @@ from tilewise.platforms.ops import Ops, TorchOps
 from tilewise.platforms.weights import Use, rounded_to_fp8
 from tilewise.runner.encoder import EncoderLane
 from tilewise.runner.tile_store import CappedFolder, EncodedTileFile, EncodedTileStore
-from tilewise.step import EncodeJob, Speculation
+from tilewise.step import EncodeJob
 
 SIZES = (1, 2, 4)
 
@@ -165,7 +166,7 @@ def test_all_sizes_are_captured_before_anything_is_asked(folder, expected, monke
 
 
 def test_a_draft_models_steps_are_captured_before_anything_is_asked(folder, monkeypatch):
-    engine = Engine(folder, capturer=capturer, graph_sizes=SIZES, draft=folder, speculation=Speculation(2))
+    engine = Engine(folder, capturer=capturer, graph_sizes=SIZES, draft=folder, speculation=drafting(2))
     engine.run([], monkeypatch)
     local = engine.runner._runner
     local.capture_graphs()
