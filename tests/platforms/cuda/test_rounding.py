@@ -15,8 +15,13 @@ from tilewise.platforms.kv_cache import quantise
 from tilewise.platforms.weights import quantise_rows, rounded_rows
 
 FP8 = torch.float8_e4m3fn
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-shapes = pytest.mark.parametrize("shape", [(1, 2), (9, 34), (2, 3, 130), (3, 1100), (1, 257), (0, 8)], ids=str)
+SHAPES = [(1, 2), (9, 34), (2, 3, 130), (3, 1100), (1, 257), (0, 8)]
+rows = pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [*((shape, torch.bfloat16) for shape in SHAPES), *(((9, 34), dtype) for dtype in (torch.float32, torch.float16))],
+    ids=str,
+)
+"""All shapes, and all dtypes that a kernel reads; what it computes with is float32 whatever came."""
 
 
 def numbers(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -33,23 +38,20 @@ def same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
         assert torch.equal(one.float(), other.float())
 
 
-@dtypes
-@shapes
+@rows
 def test_rows_to_int8(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
     x = numbers(shape, dtype, device)
     same(rounding.int8_rows(x), quantise_rows(x.flatten(0, -2)))
 
 
-@dtypes
-@shapes
+@rows
 def test_rows_to_fp8(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
     x = numbers(shape, dtype, device)
     codes, scales = quantise(x.flatten(0, -2), FP8)
     same(rounding.fp8_rows(x), (codes, scales[:, None]))
 
 
-@dtypes
-@shapes
+@rows
 def test_groups_to_fp8(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
     x = numbers(shape, dtype, device)
     groups = [quantise(group, FP8) for group in x.flatten(0, -2).split(rounding.GROUP, dim=-1)]
@@ -57,14 +59,11 @@ def test_groups_to_fp8(shape: tuple[int, ...], dtype: torch.dtype, device: torch
     same(rounding.fp8_groups(x), (codes, torch.stack([scales for _, scales in groups], dim=-1)))
 
 
-@dtypes
-@shapes
-@pytest.mark.parametrize("offset", [-128, 0, 1, 127])
-def test_rows_to_int8_by_a_fixed_scale(
-    shape: tuple[int, ...], offset: int, dtype: torch.dtype, device: torch.device
-) -> None:
-    x, static = numbers(shape, dtype, device), StaticRows(0.037, offset)
-    assert torch.equal(rounding.int8_rows_static(x, static), rounded_rows(x.flatten(0, -2), static))
+@rows
+def test_rows_to_int8_by_a_fixed_scale(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    x = numbers(shape, dtype, device)
+    for static in (StaticRows(0.037, offset) for offset in (-128, 0, 1, 127)):
+        assert torch.equal(rounding.int8_rows_static(x, static), rounded_rows(x.flatten(0, -2), static)), static
 
 
 def test_rows_within_wider_ones(device: torch.device) -> None:
