@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,7 @@ def unit_of(path: Path) -> str:
     return relative.parts[0].removesuffix(".py")
 
 
+@cache
 def imports_of(path: Path, at_import_time: bool = False) -> set[str]:
     """Dotted names that a file imports; optionally only those that run when the file is imported."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
