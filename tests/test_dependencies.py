@@ -92,7 +92,7 @@ def imports() -> Iterator[str]:
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module:
                 yield node.module
-            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "find_spec":
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "find_spec":
                 yield ast.literal_eval(node.args[0]) if isinstance(node.args[0], ast.Constant) else ""
 
 
