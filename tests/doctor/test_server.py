@@ -157,7 +157,7 @@ class TextAlone(WithoutUsage):
 @contextmanager
 def listening(handler: type[WithoutUsage]) -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"
