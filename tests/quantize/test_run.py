@@ -39,6 +39,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # by pytest-xdist's own thread
 @pytest.mark.parametrize(("scheme", "smooth"), [("w8a8", None), ("w4a16", None), ("w8a8", 0.5), ("w8a8-static", 0.75)])
 def test_a_run_that_was_killed_goes_on(source, tmp_path, scheme, smooth):
     """Files that were whole are not written again, and the end is the same as without the kill."""

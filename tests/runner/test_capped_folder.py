@@ -168,6 +168,11 @@ def writer(path: Path, cap: int, first: int, count: int) -> ForkProcess:
     return process
 
 
+# pytest-xdist has a thread of its own in this process.
+forking = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
+
+@forking
 def test_two_processes_keep_one_cap(tmp_path):
     cap = 20 * SIZE
     one, other = writer(tmp_path, cap, 0, 200), writer(tmp_path, cap, 100, 200)  # they share a hundred files
@@ -181,6 +186,7 @@ def test_two_processes_keep_one_cap(tmp_path):
     assert all(folder.read(GROUP, name(number)) == content(number) for number in kept(folder, 300))
 
 
+@forking
 def test_a_writer_killed_at_any_moment_leaves_whole_files_and_the_cap(tmp_path):
     cap, moments = 50 * SIZE, random.Random(0)
     found = 0

@@ -42,7 +42,8 @@ def _replay(version: str, file: str) -> NoReturn:
                 refused += 1
                 print(f"{version}: {call.op}: {error}", flush=True)
     except BaseException:
-        traceback.print_exc()
+        traceback.print_exc(file=sys.stdout)
+        sys.stdout.flush()
     finally:
         os._exit(int(refused != 0))
 

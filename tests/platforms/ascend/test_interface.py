@@ -55,7 +55,7 @@ def replayed(calls: Iterable[Call]) -> list[str]:
         file.write(pickle.dumps(list(calls)))
         file.flush()
         command = [sys.executable, "-m", "tests.platforms.ascend.replay", file.name, *VERSIONS]
-        found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        found = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     return found.stdout.splitlines()
 
 
