@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+# Before torch and numpy are imported, and for the processes that tests start as well.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import gc
 import logging
 from collections.abc import Iterator
 
@@ -16,6 +23,12 @@ torch.set_num_threads(1)
 # No test is about the time it takes, which is not its own on a busy machine.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what collection made, thousands of tests and all modules, which stays to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

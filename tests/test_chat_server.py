@@ -33,7 +33,7 @@ def answering(status: int, body: bytes, promised: int | None = None) -> Iterator
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
         try:
             yield f"http://127.0.0.1:{server.server_address[1]}/v1"
         finally:

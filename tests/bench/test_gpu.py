@@ -194,6 +194,7 @@ def rehearse(folder: Path, *words: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_rehearsal_of_one_part(tmp_path: Path) -> None:
     (part,) = rehearse(tmp_path, "--parts", "1B-again", "--seconds", "120")["parts"].values()
     assert (part["state"], part["error"]) == ("done", None)

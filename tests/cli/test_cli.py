@@ -44,7 +44,7 @@ def test_boxes_are_drawn_over_the_picture(tmp_path):
 
 def test_ask_prints_the_answer_and_the_statistics(model, tmp_path):
     Image.new("RGB", (200, 100), "red").save(tmp_path / "a.png")
-    done = tilewise("ask", tmp_path / "a.png", "the hen?", "--model", model, "--max-tokens", 5, "--stats")
+    done = called("ask", tmp_path / "a.png", "the hen?", "--model", model, "--max-tokens", 5, "--stats")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("\n")
     assert "9 tiles, 36 image tokens" in done.stderr

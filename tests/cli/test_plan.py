@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.called import called
 from tests.tiny import SPECS, write_original
 from tilewise import LLM
 from tilewise.cli import main
@@ -168,8 +168,7 @@ def test_every_member_is_planned_for(plan, name):
 def test_no_network_is_needed(tmp_path):
     closed = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HTTPS_PROXY": "http://127.0.0.1:9"}
     words = ["plan", "OpenGVLab/InternVL3_5-241B-A28B", "--devices", "16x64GiB"]
-    command = [sys.executable, "-m", "tilewise", *words]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **closed}, check=False)
+    done = called(*words, **closed)
     assert done.returncode == 0, done.stderr
     assert "Recommended: " in done.stdout
     assert list(tmp_path.iterdir()) == []

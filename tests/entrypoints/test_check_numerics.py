@@ -72,7 +72,7 @@ def test_one_poisoned_prompt_ends_alone_and_the_others_are_what_they_were(poison
     others = [ids(9, 1), ids(21, 2), ids(50, 3)]
     with LLM(str(poisoned), **{**OPTIONS, **MODES[mode]}) as llm:
         expected = ask(llm, [others[0], good, *others[1:]], 12, 1, 12, 12)
-    with LLM(str(poisoned), **{**OPTIONS, **MODES[mode]}) as llm:
+        assert llm.reset_prefix_cache(), "a cached prefix changes shapes, hence rounding"
         for _ in range(3):  # again, in blocks that held what was not finite
             found = ask(llm, [others[0], bad, *others[1:]], 12, 1, 12, 12)
             answer = found[1].outputs[0]
@@ -83,7 +83,7 @@ def test_one_poisoned_prompt_ends_alone_and_the_others_are_what_they_were(poison
             assert "--dtype float32" in str(answer.error)
             same = [0, 2, 3]
             assert [said(found[number]) for number in same] == [said(expected[number]) for number in same]
-            assert llm.reset_prefix_cache(), "a cached prefix changes shapes, hence rounding"
+            assert llm.reset_prefix_cache()
         assert llm.counters.not_finite_decoder == 3
         assert llm.counters.not_finite_tower == 0
 

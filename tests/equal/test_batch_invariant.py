@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -68,24 +69,41 @@ class Model:
             changes = {"ops": InvariantCpuOps() if batch_invariant else TorchOps(), **changes}
         return Engine(self.folder, dtype=self.dtype, batch_invariant=batch_invariant, **changes)
 
-    def alone(self, monkeypatch, **changes):
+    def alone(self, **changes):
         """Every request by itself."""
         found = {}
-        for request in requests():
-            found |= self.engine(**changes).run([request], monkeypatch)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            for request in requests():
+                found |= self.engine(**changes).run([request], monkeypatch)
         return found
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def model(request, tmp_path_factory):
-    spec, dtype = MODELS[request.param]
-    return Model(write_original(tmp_path_factory.mktemp("model"), spec), dtype, kernels=request.param != TORCH)
-
-
 @pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Models by their names, each written once."""
+
+    @cache
+    def write(name):
+        spec, dtype = MODELS[name]
+        return Model(write_original(tmp_path_factory.mktemp("model"), spec), dtype, kernels=name != TORCH)
+
+    return write
+
+
+@pytest.fixture(params=MODELS)
+def model(request, written):
+    return written(request.param)
+
+
+@cache
+def answered_alone(model):
+    """Not a fixture of the module, which would be made anew for each row of MET."""
+    return model.alone()
+
+
+@pytest.fixture
 def alone(model):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        return model.alone(monkeypatch)
+    return answered_alone(model)
 
 
 def note(found, expected) -> list[str]:
@@ -164,7 +182,7 @@ def watched(op, rows: set[int]):
 def test_the_ordinary_mode_differs(tmp_path, monkeypatch):
     """Guards the rest of this file: rounding of this model does depend on the batch."""
     model = Model(write_original(tmp_path, WIDE), torch.float32, kernels=False)
-    alone = model.alone(monkeypatch, batch_invariant=False)
+    alone = model.alone(batch_invariant=False)
     assert differing(model.engine(batch_invariant=False).run(requests(), monkeypatch), alone)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
 from tests.equal.contract import assert_same
@@ -32,10 +34,22 @@ MET = [
 """The first model meets all changes, and the others half of them each."""
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def folder(request, tmp_path_factory):
-    path = tmp_path_factory.mktemp(request.param)
-    return write_original(path, TWINS["InternVL3_5-1B-Flash"] if request.param == "flash" else SPECS[request.param])
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Folders by the names of their models, each written once."""
+
+    @cache
+    def write(name):
+        return write_original(
+            tmp_path_factory.mktemp(name), TWINS["InternVL3_5-1B-Flash"] if name == "flash" else SPECS[name]
+        )
+
+    return write
+
+
+@pytest.fixture(params=NAMES)
+def folder(request, written):
+    return written(request.param)
 
 
 def requests(**sampling):
@@ -52,12 +66,20 @@ def requests(**sampling):
 DRAWN = {"temperature": 0.4, "seed": 3, "top_p": 0.9, "repetition_penalty": 1.05, "logprobs": 2, "min_tokens": 4}
 
 
-@pytest.fixture(scope="module")
-def plain(folder):
-    """What is answered without guessing: greedy and drawn."""
+@cache
+def answered(folder):
+    """What is answered without guessing: greedy and drawn.
+
+    Not a fixture of the module, which would be made anew for each row of MET.
+    """
     with pytest.MonkeyPatch.context() as patch:
         engine = Engine(folder)
         return {"greedy": engine.run(requests(), patch), "drawn": engine.run(requests(**DRAWN), patch)}
+
+
+@pytest.fixture
+def plain(folder):
+    return answered(folder)
 
 
 @pytest.mark.parametrize(("folder", "changes"), MET, indirect=["folder"])

@@ -56,16 +56,16 @@ def compiled(grammars: Grammars, **form):
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_answers_fulfil_their_schema(grammars, tokenizer, name):
     grammar = compiled(grammars, json=SCHEMAS[name])
-    texts = {walk(grammar, tokenizer, seed) for seed in range(25)}
+    texts = {walk(grammar, tokenizer, seed) for seed in range(8)}
     for text in texts:
         jsonschema.validate(json.loads(text), SCHEMAS[name])
-    assert len(texts) > 4
+    assert len(texts) > 2
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_answers_match_their_pattern(grammars, tokenizer, pattern):
     grammar = compiled(grammars, regex=pattern)
-    for seed in range(20):
+    for seed in range(6):
         text = walk(grammar, tokenizer, seed)
         assert re.fullmatch(pattern, text), text
 
@@ -77,14 +77,12 @@ def test_every_choice_can_be_made_and_nothing_else(grammars, tokenizer):
 
 def test_answers_follow_a_grammar(grammars, tokenizer):
     grammar = compiled(grammars, grammar=SUMS)
-    for seed in range(20):
+    for seed in range(6):
         text = walk(grammar, tokenizer, seed)
         assert set(text) <= set("0123456789+()")
         eval(re.sub(r"\b0+(?=\d)", "", text))  # a sum with balanced parentheses
     select = compiled(grammars, grammar=GBNF)
-    assert all(
-        re.fullmatch("SELECT [名b](, [名b])? FROM [a-z]{2}", walk(select, tokenizer, seed)) for seed in range(20)
-    )
+    assert all(re.fullmatch("SELECT [名b](, [名b])? FROM [a-z]{2}", walk(select, tokenizer, seed)) for seed in range(6))
 
 
 def test_the_text_of_a_special_token_is_spelled_in_characters(grammars, tokenizer):

@@ -20,7 +20,7 @@ def streamed(tokenizer: Tokenizer, ids: list[int]) -> str:
     return "".join(map(stream.add, ids)) + (stream.end() if isinstance(stream, PieceStream) else "")
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_any_ids(tokenizer, data):
     """Few ids of many, bytes among them more often than chance would have it."""
@@ -32,7 +32,7 @@ def test_any_ids(tokenizer, data):
     assert text == whole or whole.endswith("\ufffd")
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(text=st.text(st.characters(codec="utf-8") | st.sampled_from(" 你😀\n")))
 def test_any_text(tokenizer, text):
     ids = tokenizer.encode_text(text)

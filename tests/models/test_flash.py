@@ -127,11 +127,11 @@ def test_flash_mode_false_means_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("key", THRESHOLDS)
-@pytest.mark.parametrize("value", [None, "0.5", 1.5, -0.1, True, float("nan")])
-def test_thresholds_are_demanded(tmp_path, key, value):
-    folder = write_flash(tmp_path, **{key: value})
-    with pytest.raises(InvalidCheckpoint, match=rf"config\.json: with flash_mode {key} .*from 0 to 1, found"):
-        llm_of(folder)
+def test_thresholds_are_demanded(tmp_path, key):
+    for value in (None, "0.5", 1.5, -0.1, True, float("nan")):
+        folder = write_flash(tmp_path, **{key: value})
+        with pytest.raises(InvalidCheckpoint, match=rf"config\.json: with flash_mode {key} .*from 0 to 1, found"):
+            llm_of(folder)
     llm_of(folder, flash_router=False).close()
 
 

@@ -80,7 +80,7 @@ JSON = st.recursive(
 CALLS = st.lists(st.tuples(st.text(min_size=1, max_size=6), st.dictionaries(st.text(), JSON, max_size=3)), min_size=1)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(calls=CALLS, cuts=ANY_CUT, ascii_only=st.booleans())
 def test_calls_of_any_arguments_come_back(calls, cuts, ascii_only):
     def write(value):

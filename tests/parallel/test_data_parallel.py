@@ -52,12 +52,12 @@ def alone() -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def three() -> Iterator[LLM]:
-    """An LLM of three replicas, each with a draft model."""
+def two() -> Iterator[LLM]:
+    """An LLM of two replicas, each with a draft model."""
     before = set(engines_of(os.getpid()))  # of servers that other tests share
     with LLM(
         "demo",
-        data_parallel_size=3,
+        data_parallel_size=2,
         speculative_config={"model": "demo", "num_speculative_tokens": 2},
         **OPTIONS,
     ) as llm:
@@ -65,11 +65,12 @@ def three() -> Iterator[LLM]:
     assert set(engines_of(os.getpid())) <= before
 
 
-def test_answers_are_those_of_one_engine(alone: list[Any], three: LLM) -> None:
+def test_answers_are_those_of_one_engine(alone: list[Any], two: LLM) -> None:
     """Before other tests use the replicas: what is drawn without a seed depends on how much was drawn before."""
-    assert answers(three) == alone
+    assert answers(two) == alone
 
 
+@pytest.mark.slow
 def test_answers_of_replicas_that_have_ranks_are_those_of_one_engine(alone: list[Any]) -> None:
     before = set(engines_of(os.getpid()))
     sizes = {"data_parallel_size": 2, "tensor_parallel_size": 2, "async_scheduling": True, "max_num_seqs": 4}
@@ -79,9 +80,9 @@ def test_answers_of_replicas_that_have_ranks_are_those_of_one_engine(alone: list
     assert ranks_of(os.getpid()) == []
 
 
-def test_replicas_are_stepped_as_one_engine(three: LLM) -> None:
-    assert (three.get_world_size(), three.get_world_size(include_dp=False)) == (3, 1)
-    engine = LLMEngine(three)
+def test_replicas_are_stepped_as_one_engine(two: LLM) -> None:
+    assert (two.get_world_size(), two.get_world_size(include_dp=False)) == (2, 1)
+    engine = LLMEngine(two)
     for number in range(4):
         engine.add_request(f"{number}", f"Say {number}", SEEDED)
     engine.abort_request("3")
@@ -89,23 +90,23 @@ def test_replicas_are_stepped_as_one_engine(three: LLM) -> None:
     while engine.has_unfinished_requests():
         finished |= {output.request_id: output for output in engine.step() if output.finished}
     assert sorted(finished) == ["0", "1", "2"]
-    (expected,) = three.generate(["Say 1"], SEEDED, use_tqdm=False)
+    (expected,) = two.generate(["Say 1"], SEEDED, use_tqdm=False)
     assert finished["1"].outputs[0].token_ids == expected.outputs[0].token_ids
 
 
-def test_a_replica_that_dies_ends_the_call_and_the_next_one_is_answered(three: LLM) -> None:
+def test_a_replica_that_dies_ends_the_call_and_the_next_one_is_answered(two: LLM) -> None:
     endless = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
 
     def dying() -> None:
-        for _ in three.stream_chat([{"role": "user", "content": "Count"}], endless):
-            os.kill(three._loop._engines[0].pid, signal.SIGKILL)  # type: ignore[union-attr]
+        for _ in two.stream_chat([{"role": "user", "content": "Count"}], endless):
+            os.kill(two._loop._engines[0].pid, signal.SIGKILL)  # type: ignore[union-attr]
 
     with pytest.raises(EngineDead, match="Engine 0's process was ended by signal 9"):
         dying()
-    outputs = three.generate(["a", "b", "c"], SamplingParams(temperature=0, max_tokens=3), use_tqdm=False)
+    outputs = two.generate(["a", "b", "c"], SamplingParams(temperature=0, max_tokens=3), use_tqdm=False)
     assert [output.finished for output in outputs] == [True, True, True]
     with pytest.raises(TooLong):
-        three.generate([{"prompt_token_ids": [5] * 600}], GREEDY, use_tqdm=False)
+        two.generate([{"prompt_token_ids": [5] * 600}], GREEDY, use_tqdm=False)
 
 
 def test_an_event_loop_gets_the_same_from_replicas() -> None:

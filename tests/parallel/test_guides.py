@@ -29,7 +29,8 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("name", ["38B", pytest.param("241B", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
 def test_the_command_starts_answers_and_stops(tmp_path: Path, name: str) -> None:
     spec, (_, _, _, *flags), variables = COMMANDS[name]
     server = Served(str(w8a8_twin(tmp_path, spec)), *flags, environment=variables)

@@ -63,9 +63,9 @@ LAYOUTS = (
 
 
 def twins_for(layout: Layout, folders: Twins) -> Twins:
-    if layout == Layout(layout.tensor):
+    if layout == Layout(4):
         return folders
-    # What is not about how heads and columns are shared out takes fewer twins.
+    # What shares out heads and columns in no other way takes fewer twins.
     some = TOWERS if layout.tower == "weights" else EXPERTS if layout.experts else FEW
     return {name: folders[name] for name in some}
 

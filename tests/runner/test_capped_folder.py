@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import multiprocessing
 import os
 import random
 import resource
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing.context import ForkProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -140,18 +143,6 @@ def test_what_a_killed_writer_left_counts_and_goes(tmp_path):
     assert kept(folder, 3) == [1, 2]
 
 
-WRITER = """
-import sys
-from pathlib import Path
-from tests.runner.test_capped_folder import GROUP, SIZE, CappedFolder, content, name
-path, cap, first, count = Path(sys.argv[1]), *map(int, sys.argv[2:])
-folder = CappedFolder(path, cap)
-print("ready", flush=True)
-for number in range(first, first + count):
-    folder.write(GROUP, name(number), content(number))
-"""
-
-
 def run_python(code: str, *arguments: object) -> subprocess.Popen[str]:
     """A process of its own that can import these tests."""
     root = Path(__file__).parents[2]
@@ -160,26 +151,42 @@ def run_python(code: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths})
 
 
-def writer(path: Path, cap: int, first: int, count: int) -> subprocess.Popen[str]:
-    process = run_python(WRITER, path, cap, first, count)
-    assert process.stdout
-    assert process.stdout.readline() == "ready\n"
+def write_many(path: Path, cap: int, first: int, count: int, ready: Event) -> None:
+    folder = CappedFolder(path, cap)
+    ready.set()
+    for number in range(first, first + count):
+        folder.write(GROUP, name(number), content(number))
+
+
+def writer(path: Path, cap: int, first: int, count: int) -> ForkProcess:
+    """A process that writes; forked, as one that begins anew takes seconds to import what this one has."""
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=write_many, args=(path, cap, first, count, ready), daemon=True)
+    process.start()
+    assert ready.wait(60)
     return process
 
 
+# pytest-xdist has a thread of its own in this process.
+forking = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
+
+@forking
 def test_two_processes_keep_one_cap(tmp_path):
     cap = 20 * SIZE
-    with writer(tmp_path, cap, 0, 200) as one, writer(tmp_path, cap, 100, 200) as other:  # they share a hundred files
-        most = 0
-        while one.poll() is None or other.poll() is None:
-            most = max(most, used(tmp_path))
-    assert (one.returncode, other.returncode) == (0, 0)
+    one, other = writer(tmp_path, cap, 0, 200), writer(tmp_path, cap, 100, 200)  # they share a hundred files
+    most = 0
+    while one.is_alive() or other.is_alive():
+        most = max(most, used(tmp_path))
+    assert (one.exitcode, other.exitcode) == (0, 0)
     assert most <= cap + SIZE  # a file that is renamed during the count may be counted twice
     assert 10 * SIZE < used(tmp_path) <= cap
     folder = CappedFolder(tmp_path, cap)
     assert all(folder.read(GROUP, name(number)) == content(number) for number in kept(folder, 300))
 
 
+@forking
 def test_a_writer_killed_at_any_moment_leaves_whole_files_and_the_cap(tmp_path):
     cap, moments = 50 * SIZE, random.Random(0)
     found = 0
@@ -187,7 +194,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_files_and_the_cap(tmp_path):
         process = writer(tmp_path, cap, 1000 * attempt, 10**6)
         time.sleep(moments.uniform(0, 0.03))
         process.kill()
-        process.communicate()
+        process.join()
         folder = CappedFolder(tmp_path, cap)  # the lock is free again
         assert used(tmp_path) <= cap
         for number in range(1000 * attempt, 1000 * attempt + 1000):

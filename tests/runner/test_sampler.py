@@ -267,7 +267,7 @@ def cases(draw):
     )
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(st.lists(cases(), min_size=1, max_size=7), st.sampled_from([1024, 40, 8, 1]))
 def test_a_batch_gives_each_row_what_the_definition_says(batch, candidates):
     """Whatever neighbours want, and however few candidates are looked at before a row is sorted as a whole."""

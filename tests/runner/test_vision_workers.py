@@ -54,7 +54,7 @@ def workers_of(pid: int) -> list[int]:
     ("workers", "options"),
     [
         (1, {"dtype": "bfloat16", "async_scheduling": True, "batch_invariant": True}),
-        (3, {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3}, "max_num_batched_tokens": 64}),
+        (2, {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3}, "max_num_batched_tokens": 64}),
     ],
 )
 def test_answers_are_those_of_one_process(workers: int, options: dict[str, Any]) -> None:

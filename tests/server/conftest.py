@@ -1,5 +1,5 @@
 """Fixtures of the tests that talk to a real server."""
 
-from tests.server.live import live, locked, locked_server, shared_server
+from tests.server.live import live, locked, locked_server, shared_server, sound_server
 
-__all__ = ["live", "locked", "locked_server", "shared_server"]
+__all__ = ["live", "locked", "locked_server", "shared_server", "sound_server"]

@@ -32,12 +32,19 @@ def locked_server() -> Iterator[Served]:
         assert server.stop() == 0
 
 
-@pytest.fixture
-def live(shared_server: Served) -> Iterator[Served]:
-    """The server, which still answers when the test has ended."""
+@pytest.fixture(scope="module")
+def sound_server(shared_server: Served) -> Iterator[Served]:
+    """The server, whose first engine still answers when the tests of a file have ended."""
     yield shared_server
     assert chat(shared_server).status_code == 200
     assert shared_server.metric("tilewise:engine_restarts_total") == 0
+
+
+@pytest.fixture
+def live(sound_server: Served) -> Iterator[Served]:
+    """The server, which is still well when the test has ended."""
+    yield sound_server
+    assert sound_server.client.get("/health").status_code == 200
 
 
 @pytest.fixture

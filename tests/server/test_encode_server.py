@@ -20,6 +20,7 @@ from jsonschema import Draft202012Validator
 from tests.encoded import demo_rows
 from tests.served import Served, question, served
 from tests.server.live import error_of
+from tilewise import LLM, SamplingParams
 from tilewise.server import encode, information
 from tilewise.server.bodies import EncodeBody
 from tilewise.server.openapi import document
@@ -51,11 +52,11 @@ def tensor_of(picture: dict[str, Any]) -> torch.Tensor:
     return safetensors.torch.load(base64.b64decode(picture["image_embeds"]))["image_embeds"]
 
 
-def ask(server: Served, *parts: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    content = [*parts, {"type": "text", "text": ASKED}]
-    body = {"messages": [{"role": "user", "content": content}], "max_tokens": 12, "temperature": 0}
-    answer = server.client.post("/v1/chat/completions", json=body).json()
-    return answer["choices"][0]["message"]["content"], answer["usage"]
+def ask(llm: LLM, *parts: dict[str, Any]) -> tuple[str, int]:
+    """Return the answer about pictures, and how many tokens the prompt took."""
+    messages = [{"role": "user", "content": [*parts, {"type": "text", "text": ASKED}]}]
+    (output,) = llm.chat(messages, SamplingParams(temperature=0, max_tokens=12), use_tqdm=False)
+    return output.outputs[0].text, len(output.prompt_token_ids)
 
 
 def test_what_it_gives_answers_as_the_picture_does(encoder: Served) -> None:
@@ -65,12 +66,12 @@ def test_what_it_gives_answers_as_the_picture_does(encoder: Served) -> None:
     assert answer["usage"] == {"image_tokens": 16 * (TILES + 1), "tiles": TILES + 1, "cached_tiles": 0}
     torch.testing.assert_close(tensor_of(answer["data"][0]), demo_rows(PICTURE), atol=1e-4, rtol=1e-4)
     parts = [{"type": "image_embeds", "image_embeds": one["image_embeds"]} for one in answer["data"]]
-    with served("--enable-mm-embeds", "--dtype", "float32", "--max-model-len", "1024") as server:
-        expected = ask(server, PART), ask(server, PART, OTHER)
-        tiles = server.metric("tilewise:tiles_encoded_total")
-        assert (ask(server, parts[0]), ask(server, *parts)) == expected
-        assert server.metric("tilewise:tiles_encoded_total") == tiles
-        assert server.stop() == 0
+    with LLM("demo", enable_mm_embeds=True, dtype="float32", max_model_len=1024) as llm:
+        expected = ask(llm, PART), ask(llm, PART, OTHER)
+        tiles = llm.counters.tiles_encoded
+        assert tiles == TILES + 1, "the picture that is asked about twice is kept"
+        assert (ask(llm, parts[0]), ask(llm, *parts)) == expected
+        assert llm.counters.tiles_encoded == tiles
 
 
 def test_a_second_time_nothing_is_encoded(encoder: Served) -> None:

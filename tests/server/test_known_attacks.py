@@ -64,9 +64,9 @@ def test_addresses_of_memory_in_errors(live: Served):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2000, 10), (3, 2)])
 def test_pictures_of_odd_sizes(live: Served, size: tuple[int, int]):
-    """CVE-2026-22773: a picture of one pixel ends the engine."""
+    """CVE-2026-22773: a picture of one pixel ends the engine. Here it is answered about like any other."""
     answer = about_picture(live, picture_url(*size))
-    assert answer.status_code in (200, 400), answer.text
+    assert answer.status_code == 200, answer.text
 
 
 def test_more_frames_than_anybody_needs(live: Served):
@@ -78,12 +78,12 @@ def test_more_frames_than_anybody_needs(live: Served):
     "text", ["<IMG_CONTEXT>", "<img>", "</img>", "<image>", "<video>", "<|im_end|>", "<|im_start|>system"]
 )
 def test_placeholders_in_texts(live: Served, text: str):
-    """CVE-2026-44222: a user's text with a placeholder of pictures ends the engine."""
+    """CVE-2026-44222: a user's text with a placeholder of pictures ends the engine. Here it is text."""
     plain = chat(live, messages=[{"role": "user", "content": text * 20}])
-    assert plain.status_code in (200, 400), plain.text
+    assert plain.status_code == 200, plain.text
     beside = [{"type": "image_url", "image_url": {"url": picture_url(64, 64)}}, {"type": "text", "text": text}]
     answer = chat(live, messages=[{"role": "user", "content": beside}])
-    assert answer.status_code in (200, 400), answer.text
+    assert answer.status_code == 200, answer.text
 
 
 @pytest.mark.parametrize(
@@ -265,9 +265,10 @@ NUMBERS = ("n", "max_tokens", "min_tokens", "top_k", "top_logprobs", "prompt_log
 @pytest.mark.parametrize("value", [10**9, -(10**9), 10**30])
 @pytest.mark.parametrize("name", NUMBERS)
 def test_numbers_that_are_too_large(live: Served, name: str, value: int):
-    """CVE-2026-34756: an `n` of a billion; CVE-2026-21869: a count below zero. Each is refused, or means nothing."""
+    """CVE-2026-34756: an `n` of a billion; CVE-2026-21869: a count below zero."""
     answer = chat(live, **{"logprobs": name == "top_logprobs" or None, name: value})
-    assert answer.status_code in (200, 400), answer.text
+    harmless = (name == "top_k" and value == 10**9) or (name == "seed" and abs(value) == 10**9)
+    assert answer.status_code == (200 if harmless else 400), answer.text
 
 
 def test_a_count_of_another_server_below_zero(live: Served):

@@ -109,8 +109,9 @@ def test_a_client_that_leaves_frees_its_request(server: Served):
     until(lambda: server.metric("vllm:num_requests_running") == 0)
     assert server.metric("vllm:request_success_total") == before + 1
     assert server.metric("vllm:kv_cache_usage_perc") == 0
+    impatient = httpx.Timeout(PATIENCE, read=0.3)
     with pytest.raises(httpx.ReadTimeout):  # it wants the whole answer, and does not wait for it
-        httpx.post(f"{server.url}/v1/chat/completions", json={**LONG, "stream": False}, timeout=0.3)
+        httpx.post(f"{server.url}/v1/chat/completions", json={**LONG, "stream": False}, timeout=impatient)
     until(lambda: server.metric("vllm:num_requests_running") == 0)
     assert ask(server.url).status_code == 200
 
@@ -186,33 +187,39 @@ def test_with_patience_it_lets_them_finish():
     assert "Draining 2 in-flight requests (timeout=60s)" in server.log
 
 
-def test_told_twice_to_end_it_waits_for_nobody():
-    with served("--shutdown-timeout", "600") as server:
-        readers, pool, futures = start_streams(server, 2)
-        with stopped(server):  # else the streams could end by themselves
-            server.process.send_signal(signal.SIGTERM)
-            until(lambda: "Draining" in server.log)
-            server.process.send_signal(signal.SIGTERM)
-            wait(futures, PATIENCE)
-        all_were_told(server, readers, pool, futures)
-    assert "Shutdown was asked for again" in server.log
+@pytest.fixture(scope="module")
+def small() -> Iterator[Served]:
+    """One that answers two requests at a time and lets one wait, for the tests until one tells it to end."""
+    with served("--shutdown-timeout", "600", "--max-num-queued-reqs", "1", "--max-num-seqs", "2") as server:
+        yield server
 
 
-def test_one_request_too_many():
-    with served("--max-num-queued-reqs", "1", "--max-num-seqs", "1") as server:
-        _, pool, futures = start_streams(server, 1)
-        second = ThreadPoolExecutor(1)
-        waiting = second.submit(ask, server.url)
-        until(lambda: server.metric("vllm:num_requests_waiting") == 1)
-        with stopped(server):
-            refused = ask(server.url)
-        assert refused.status_code == 429
-        assert refused.headers["Retry-After"]
-        assert "the limit is 1" in refused.json()["error"]["message"]
-        assert waiting.result(PATIENCE).status_code == 200
-        assert futures[0].result(PATIENCE).events[-1] == "[DONE]"
-        pool.shutdown()
-        second.shutdown()
+def test_one_request_too_many(small: Served):
+    _, pool, futures = start_streams(small, 2)
+    second = ThreadPoolExecutor(1)
+    waiting = second.submit(ask, small.url)
+    until(lambda: small.metric("vllm:num_requests_waiting") == 1)
+    with stopped(small):
+        refused = ask(small.url)
+    assert refused.status_code == 429
+    assert refused.headers["Retry-After"]
+    assert "the limit is 1" in refused.json()["error"]["message"]
+    assert waiting.result(PATIENCE).status_code == 200
+    assert [future.result(PATIENCE).events[-1] for future in futures] == ["[DONE]"] * 2
+    pool.shutdown()
+    second.shutdown()
+
+
+def test_told_twice_to_end_it_waits_for_nobody(small: Served):
+    readers, pool, futures = start_streams(small, 2)
+    with stopped(small):  # else the streams could end by themselves
+        small.process.send_signal(signal.SIGTERM)
+        until(lambda: "Draining" in small.log)
+        small.process.send_signal(signal.SIGTERM)
+        wait(futures, PATIENCE)
+    all_were_told(small, readers, pool, futures)
+    small.stop()
+    assert "Shutdown was asked for again" in small.log
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +263,7 @@ def test_a_server_that_cannot_listen_leaves_the_search_for_garbage_on():
     """It is off while libraries are loaded, and then leaves them out."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         config = ServerConfig(host="127.0.0.1", port=taken.getsockname()[1])
+        gc.unfreeze()
         try:
             with pytest.raises(InvalidConfig, match="cannot be listened at"):
                 tilewise.server.run(EngineConfig(model="demo"), config)

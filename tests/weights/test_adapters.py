@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -54,6 +53,8 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def write_adapter(base: Path, out: Path, **changed: Any) -> tuple[Path, Path]:
     """Train nothing, but draw an adapter: its folder, and that of the model into which PEFT merged it."""
+    import peft  # seconds, which collection need not take
+
     model = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
     asked = {"r": 4, "lora_alpha": 12, "target_modules": LANGUAGE} | changed
     adapted = peft.get_peft_model(model, peft.LoraConfig(**asked))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -223,8 +224,9 @@ def _norm(name: str, width: int) -> dict[str, Shape]:
     return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
 
 
-def hf_tensors(spec: TinySpec, seed: int = 0) -> Tensors:
-    """Return the tensors of transformers' model, under its own names."""
+@cache
+def _hf_shapes(spec: TinySpec) -> tuple[tuple[str, Shape], ...]:
+    """Return names and shapes of transformers' model, which takes longer to make than its numbers to draw."""
     from transformers import InternVLConfig, InternVLForConditionalGeneration
 
     with torch.device("meta"):
@@ -232,7 +234,12 @@ def hf_tensors(spec: TinySpec, seed: int = 0) -> Tensors:
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if spec.tied:
         del shapes["lm_head.weight"]
-    tensors = {name: noise(name, shape, seed) for name, shape in shapes.items()}
+    return tuple(shapes.items())
+
+
+def hf_tensors(spec: TinySpec, seed: int = 0) -> Tensors:
+    """Return the tensors of transformers' model, under its own names."""
+    tensors = {name: noise(name, shape, seed) for name, shape in _hf_shapes(spec)}
     if spec.decoder == "gpt_oss" and spec.expert_storage == "mxfp4":
         return {name: of_blocks(name, tensor) for name, tensor in tensors.items()}
     return tensors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tilewise.errors import InvalidRequest
 from tilewise.twin.configs import Dtype, Spelling, generation_config, hf_config, original_config, processor_config
 from tilewise.twin.specs import TinySpec, tiny
 from tilewise.twin.tensors import Tensors, experts_apart, hf_tensors, old_name, original_tensors
-from tilewise.twin.vocabularies import tokenizer, tokenizer_config
+from tilewise.twin.vocabularies import TwinVocabulary, tokenizer, tokenizer_config
 from tilewise.weights.family import RelatedCheckpoint
 
 
@@ -77,8 +78,13 @@ def _write_common(folder: Path, spec: TinySpec, tensors: Tensors, shards: int, d
     # Blocks of codes and their scales are whole numbers, and stay so.
     _write_shards(folder, {name: t.to(kind) if t.is_floating_point() else t for name, t in tensors.items()}, shards)
     _write_json(folder / "generation_config.json", generation_config(spec))
-    tokenizer(spec.vocabulary).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(_tokenizer_json(spec.vocabulary), encoding="utf-8")
     _write_json(folder / "tokenizer_config.json", tokenizer_config(spec.vocabulary))
+
+
+@cache
+def _tokenizer_json(vocabulary: TwinVocabulary) -> str:
+    return tokenizer(vocabulary).to_str(pretty=True)
 
 
 def _write_shards(folder: Path, tensors: Tensors, shards: int) -> None:

@@ -45,12 +45,11 @@ def test_the_lists_are_whole():
     assert {"--swap-space", "--task", "--guided-decoding-backend", "--disable-log-requests"} <= set(SERVE)
 
 
-@pytest.mark.parametrize("name", SERVE)
-def test_every_flag_of_serve_is_known_with_its_short_names(name):
+def test_every_flag_of_serve_is_known_with_its_short_names():
     by_name = {written: flag for flag in serve_flags() for written in (flag.dashed, flag.other, flag.short)}
-    assert name in by_name
-    for other in SERVE[name].get("other", ()):
-        assert by_name.get(other) is by_name[name], other
+    assert SERVE.keys() <= by_name.keys()
+    pairs = [(name, other) for name in SERVE for other in SERVE[name].get("other", ())]
+    assert [pair for pair in pairs if by_name.get(pair[1]) is not by_name[pair[0]]] == []
 
 
 def examples(entry: dict[str, Any]) -> list[list[str]]:
@@ -63,18 +62,26 @@ def examples(entry: dict[str, Any]) -> list[list[str]]:
     return [{"int": ["2"], "float": ["0.5"], "str": ["x"], "list": ["x"], "object": ["{}"]}[kind]]
 
 
-@pytest.mark.parametrize("name", SERVE)
-def test_every_flag_works_or_is_named_or_refused_by_its_name(name):
-    if name in ("--config", "--speculative-config", "--spec-method", "--spec-model", "--cuda-graph-sizes"):
-        pytest.skip("needs a file, or further keys")
-    for words in examples(SERVE[name]):
-        lines, refusal = outcome([name, *words, *filter(None, [NEED_OTHERS.get(name)])])
-        assert "There is no flag" not in refusal
-        entry = next((item for item in FOREIGN if item.name == name[2:].replace("-", "_")), None)
-        if refusal:
-            assert name.removeprefix("--").replace("-", "_") in refusal.replace("-", "_")
-        elif entry and entry.name not in EngineConfig.__dataclass_fields__ and not entry.silent and words != ["{}"]:
-            assert any(name in line for line in lines)
+NEED_MORE = ("--config", "--speculative-config", "--spec-method", "--spec-model", "--cuda-graph-sizes")
+"""They need a file, or further keys."""
+
+
+def test_every_flag_works_or_is_named_or_refused_by_its_name():
+    lines = [[name, *words] for name in SERVE if name not in NEED_MORE for words in examples(SERVE[name])]
+    assert [line for line in lines if not is_known(line)] == []
+
+
+def is_known(line: list[str]) -> bool:
+    """Whether a flag and its value work, or are named or refused by the flag's name."""
+    name, *words = line
+    lines, refusal = outcome([*line, *filter(None, [NEED_OTHERS.get(name)])])
+    entry = next((item for item in FOREIGN if item.name == name[2:].replace("-", "_")), None)
+    if refusal:
+        is_named = name.removeprefix("--").replace("-", "_") in refusal.replace("-", "_")
+        return is_named and "There is no flag" not in refusal
+    if entry and entry.name not in EngineConfig.__dataclass_fields__ and not entry.silent and words != ["{}"]:
+        return any(name in said for said in lines)
+    return True
 
 
 def outcome(words: list[str]) -> tuple[list[str], str]:

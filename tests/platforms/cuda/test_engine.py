@@ -173,14 +173,14 @@ def test_a_draft_models_steps_are_captured_before_anything_is_asked(folder, monk
     assert [len(counts) for counts in local._drafter._forward._captured] == [4, 2, 1]
 
 
-@pytest.mark.parametrize("drafting", [False, True])
+@pytest.mark.parametrize("models", [1, 2])
 @torch.inference_mode()
-def test_tiles_for_the_store_are_copied_behind_their_batch(folder, tmp_path, drafting):
+def test_tiles_for_the_store_are_copied_behind_their_batch(folder, tmp_path, models):
     """What comes into their pages later, before the host has heard that they are done, is not theirs."""
     model = Engine(folder, Ops()).model
     form = EncodedTileFile("0" * 32, (model.config.rows_per_page, model.config.decoder.hidden_size), torch.float32)
     store = EncodedTileStore(CappedFolder(tmp_path, 2**20), form)
-    lane = EncoderLane([model] * (1 + drafting), 2, (2,), store, streams=LateStreams(3))
+    lane = EncoderLane([model] * models, 2, (2,), store, streams=LateStreams(3))
     jobs = [EncodeJob(bytes([page]) * 16, np.full((56, 56, 3), 99 * page, np.uint8), page) for page in (0, 1)]
     assert lane.take(jobs) == lane.advance(None, wait=False) == ()
     expected = lane.pools[0].clone()
@@ -190,13 +190,12 @@ def test_tiles_for_the_store_are_copied_behind_their_batch(folder, tmp_path, dra
     assert torch.equal(torch.stack([store.read(job.digest).rows for job in jobs]), expected)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_tiles_come_late_and_each_in_its_page(folder, monkeypatch, seed):
+def test_tiles_come_late_and_each_in_its_page(folder, monkeypatch):
     asked = [prompt(f"{tiles}", tiles, 6, tiles=tiles, max_tokens=3) for tiles in (1, 5, 3, 9, 2)]
     changes = {"tile_pages": 9, "tile_batches": (2, 1)}
     alone = {}
     for request in asked:
         alone |= Engine(folder, **changes).run([request], monkeypatch)
-    streams = LateStreams(seed)
-    assert_same(Engine(folder, streams=streams, **changes).run(asked, monkeypatch), alone)
-    assert streams.batches >= 10
+    for streams in map(LateStreams, range(4)):
+        assert_same(Engine(folder, streams=streams, **changes).run(asked, monkeypatch), alone)
+        assert streams.batches >= 10

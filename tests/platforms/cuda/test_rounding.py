@@ -13,8 +13,13 @@ from tilewise.platforms.cuda.kernels.rounding import e4m3_halves, e4m3_of, int8_
 from tilewise.platforms.forms import StaticRows
 from tilewise.platforms.weights import quantise_rows, rounded_rows
 
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-shapes = pytest.mark.parametrize("shape", [(1, 2), (9, 34), (2, 3, 130), (3, 1100), (1, 257), (0, 8)], ids=str)
+SHAPES = [(1, 2), (9, 34), (2, 3, 130), (3, 1100), (1, 257), (0, 8)]
+rows = pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [*((shape, torch.bfloat16) for shape in SHAPES), *(((9, 34), dtype) for dtype in (torch.float32, torch.float16))],
+    ids=str,
+)
+"""All shapes, and all dtypes that a kernel reads; what it computes with is float32 whatever came."""
 
 
 def numbers(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -31,21 +36,17 @@ def same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
         assert torch.equal(one.float(), other.float())
 
 
-@dtypes
-@shapes
+@rows
 def test_rows_to_int8(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
     x = numbers(shape, dtype, device)
     same(rounding.int8_rows(x), quantise_rows(x.flatten(0, -2)))
 
 
-@dtypes
-@shapes
-@pytest.mark.parametrize("offset", [-128, 0, 1, 127])
-def test_rows_to_int8_by_a_fixed_scale(
-    shape: tuple[int, ...], offset: int, dtype: torch.dtype, device: torch.device
-) -> None:
-    x, static = numbers(shape, dtype, device), StaticRows(0.037, offset)
-    assert torch.equal(rounding.int8_rows_static(x, static), rounded_rows(x.flatten(0, -2), static))
+@rows
+def test_rows_to_int8_by_a_fixed_scale(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    x = numbers(shape, dtype, device)
+    for static in (StaticRows(0.037, offset) for offset in (-128, 0, 1, 127)):
+        assert torch.equal(rounding.int8_rows_static(x, static), rounded_rows(x.flatten(0, -2), static)), static
 
 
 def test_rows_within_wider_ones(device: torch.device) -> None:

@@ -100,12 +100,17 @@ LEVELS = {
 @pytest.mark.parametrize(
     "name", ["avx2", *(pytest.param(name, marks=pytest.mark.slow) for name in LEVELS if name != "avx2")]
 )
-def test_kernels_of_fewer_instructions_are_right(hasty: dict[str, str], tmp_path: Path, name: str) -> None:
+def test_kernels_of_fewer_instructions_are_right(
+    hasty: dict[str, str], warm: dict[str, str], tmp_path: Path, name: str
+) -> None:
     needed, said, flags = LEVELS[name]
     if missing := set(needed) - FEATURES:
         pytest.skip(f"this CPU has no {', '.join(missing)}")
-    wrapper = program(tmp_path / "g++", f'exec {hasty["CXX"]} "$@" {flags}')
-    found = build({**hasty, "CXX": str(wrapper), "XDG_CACHE_HOME": str(tmp_path)}, name.split()[0])
+    if "avx512f" in FEATURES:
+        wrapper = program(tmp_path / "g++", f'exec {hasty["CXX"]} "$@" {flags}')
+        found = build({**hasty, "CXX": str(wrapper), "XDG_CACHE_HOME": str(tmp_path)}, name.split()[0])
+    else:  # AVX2 is all that there is
+        found = build(warm)
     assert found.left_out == {}
     assert found.instructions == said
     ops, x = NativeCpuOps(found), torch.randn(70, 70).bfloat16()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -360,6 +361,19 @@ def with_value(value: float) -> Any:
     return change
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nothing is wrong with it."""
+    scheme = WEIGHT_ONLY["w4a16-scattered-asymmetric"]
+    return write_pair(tmp_path_factory.mktemp("whole"), compressed(scheme), config(scheme))[0]
+
+
+@pytest.fixture(scope="module")
+def whole_int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    scheme = Scheme((1, 0), static=0)
+    return write_pair(tmp_path_factory.mktemp("whole"), compressed(scheme), config(scheme, TENSOR))[0]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -379,9 +393,8 @@ def with_value(value: float) -> Any:
         (lambda t: t.update({"mlp1.1.weight": t["mlp1.1.weight"].char()}), ("mlp1.1.weight", "I8", "F32")),
     ],
 )
-def test_damaged_layers_are_named(tmp_path: Path, change: Any, said: tuple[str, ...]) -> None:
-    scheme = WEIGHT_ONLY["w4a16-scattered-asymmetric"]
-    stored, _ = write_pair(tmp_path, compressed(scheme), config(scheme))
+def test_damaged_layers_are_named(whole: Path, tmp_path: Path, change: Any, said: tuple[str, ...]) -> None:
+    stored = shutil.copytree(whole, tmp_path / "stored")
     change_tensors(stored, lambda tensors: (change(tensors), contiguous(tensors)))
     damaged(stored, *said)
 
@@ -406,9 +419,8 @@ def contiguous(tensors: dict[str, Tensor]) -> None:
         (lambda t: t.update({f"{LAYER}.weight_zero_point": torch.ones(64, 1).char()}), ("weight_zero_point", "zero")),
     ],
 )
-def test_damaged_layers_of_int8_are_named(tmp_path: Path, change: Any, said: tuple[str, ...]) -> None:
-    scheme = Scheme((1, 0), static=0)
-    stored, _ = write_pair(tmp_path, compressed(scheme), config(scheme, TENSOR))
+def test_damaged_layers_of_int8_are_named(whole_int8: Path, tmp_path: Path, change: Any, said: tuple[str, ...]) -> None:
+    stored = shutil.copytree(whole_int8, tmp_path / "stored")
     change_tensors(stored, change)
     damaged(stored, *said)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,13 @@ def changed(end: str, change: Any) -> Any:
     return lambda tensors: tensors.update({name: change(tensors[name]).contiguous()})
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nothing is wrong with it."""
+    scheme = Scheme(BLOCK)
+    return write_pair(tmp_path_factory.mktemp("whole"), in_fp8(scheme, SCALE_INV), config(scheme))[0]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -216,9 +224,8 @@ def changed(end: str, change: Any) -> Any:
         (lambda t: t.update({"mlp1.1.weight": t["mlp1.1.weight"].to(torch.float8_e4m3fn)}), ("mlp1.1", "F8_E4M3")),
     ],
 )
-def test_damaged_layers_are_named(tmp_path: Path, change: Any, said: tuple[str, ...]) -> None:
-    scheme = Scheme(BLOCK)
-    stored, _ = write_pair(tmp_path, in_fp8(scheme, SCALE_INV), config(scheme))
+def test_damaged_layers_are_named(whole: Path, tmp_path: Path, change: Any, said: tuple[str, ...]) -> None:
+    stored = shutil.copytree(whole, tmp_path / "stored")
     change_tensors(stored, change)
     damaged(stored, *said)
 

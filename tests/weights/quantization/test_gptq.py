@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,12 @@ def broken_scale(value: float) -> Any:
     return change
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nothing is wrong with it."""
+    return write_pair(tmp_path_factory.mktemp("whole"), written(4), config(4))[0]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -115,7 +122,7 @@ def broken_scale(value: float) -> Any:
         (lambda t: t.update({f"{LAYER}.what": torch.ones(1)}), ("no place", f"{LAYER}.what")),
     ],
 )
-def test_damaged_layers_are_named(tmp_path: Path, change: Any, said: tuple[str, ...]) -> None:
-    stored, _ = write_pair(tmp_path, written(4), config(4))
+def test_damaged_layers_are_named(whole: Path, tmp_path: Path, change: Any, said: tuple[str, ...]) -> None:
+    stored = shutil.copytree(whole, tmp_path / "stored")
     change_tensors(stored, change)
     damaged(stored, *said)

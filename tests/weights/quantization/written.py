@@ -40,13 +40,17 @@ def write_pair(
 ) -> tuple[Path, Path]:
     """Folders of the quantised twin, and of the one in floats; `which` modules are quantised."""
     stored, floats = write(folder / "stored", spec), write(folder / "floats", spec)
+    rounded: dict[str, Written] = {}
 
     def replace_by(kept: int) -> Callable[[dict[str, Tensor]], None]:
         def change(tensors: dict[str, Tensor]) -> None:
             for name in [name for name in tensors if name.endswith(".weight")]:
                 module = name.removesuffix(".weight")
                 if which(module):
-                    written, meant = quantise(module, tensors.pop(name))
+                    tensor = tensors.pop(name)
+                    if module not in rounded:  # the other twin has the same
+                        rounded[module] = quantise(module, tensor)
+                    written, meant = rounded[module]
                     ours = {f"{module}{end}": tensor.contiguous() for end, tensor in written.items()}
                     tensors.update((ours, {name: meant})[kept])
 
