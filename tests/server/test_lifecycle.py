@@ -187,6 +187,17 @@ def test_with_patience_it_lets_them_finish():
     assert "Draining 2 in-flight requests (timeout=60s)" in server.log
 
 
+def test_when_its_patience_is_at_an_end_they_are_told():
+    with served("--shutdown-timeout", "0.5") as server:
+        readers, pool, futures = start_streams(server, 2)
+        with stopped(server):  # else the streams could end by themselves
+            server.process.send_signal(signal.SIGTERM)
+            wait(futures, PATIENCE)
+        all_were_told(server, readers, pool, futures)
+    assert "Draining 2 in-flight requests (timeout=0.5s)" in server.log
+    assert "Aborting 2 requests" in server.log
+
+
 @pytest.fixture(scope="module")
 def small() -> Iterator[Served]:
     """One that answers two requests at a time and lets one wait, for the tests until one tells it to end."""
