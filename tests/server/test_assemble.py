@@ -34,7 +34,7 @@ def test_variables_that_are_no_numbers(monkeypatch, value):
         ("VLLM_MEDIA_LOADING_THREAD_COUNT", media_threads),
     ):
         monkeypatch.setenv(name, value)
-        with pytest.raises(InvalidConfig, match=f"{name} must be a whole number from 1 on"):
+        with pytest.raises(InvalidConfig, match=f"{name} must be a whole number, at least 1 "):
             read()
 
 

@@ -22,8 +22,7 @@ from tilewise.ray_cluster import alive_nodes, attach
 from tilewise.remote.engine import EngineProcess
 from tilewise.remote.supervisor import RestartRule
 from tilewise.remote.wire import Build
-from tilewise.server.app import create_app
-from tilewise.server.assemble import assemble, assemble_on_node
+from tilewise.server.assemble import assemble, assemble_on_node, create_app
 from tilewise.server.config import ServerConfig
 from tilewise.server.context import Context
 

@@ -71,7 +71,6 @@ class Supervisor:
         self._begun = False
         self._heard = 0.0
         self._reason: TilewiseError | None = None
-        self.restarts = 0
         self.load = EngineLoad(0, 0, 0.0)
         self.counters = Counters()
 
@@ -243,7 +242,6 @@ class Supervisor:
     def _restart(self) -> None:
         if self.state == "restarting":
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-            self.restarts += 1
             try:
                 process = EngineProcess(self.number, self._tiles)
             except OSError as error:  # no memory or no descriptors left, which may be what the engine died of

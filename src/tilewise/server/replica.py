@@ -14,8 +14,7 @@ from starlette.types import ASGIApp
 import tilewise
 from tilewise.config import EngineConfig
 from tilewise.errors import EngineDead
-from tilewise.server.app import create_app
-from tilewise.server.assemble import assemble_on_node
+from tilewise.server.assemble import assemble_on_node, create_app
 from tilewise.server.config import ServerConfig
 from tilewise.server.context import Context
 

@@ -25,8 +25,7 @@ from tilewise.errors import EngineDead, InvalidConfig
 from tilewise.host import allow_many_open_files
 from tilewise.remote.engine import EngineProcess
 from tilewise.remote.wire import Build
-from tilewise.server.app import UI_PATH, create_app
-from tilewise.server.assemble import assemble
+from tilewise.server.assemble import UI_PATH, assemble, create_app
 from tilewise.server.config import ServerConfig
 from tilewise.server.context import Context
 from tilewise.server.exchange import Router
