@@ -59,6 +59,8 @@ from tilewise.units import GIB, in_bytes
 logger = logging.getLogger("tilewise")
 _LEAST_SHARED = GIB
 """Bytes of tiles of requests in flight that there is memory for, though no picture is to be known again."""
+_THREADS = 64
+"""Threads that fetch, decode and cut media, where nothing is said."""
 _FRAMES_SHARE = 8
 """The part of the memory for known pictures, one of so many, that is for frames of videos."""
 
@@ -96,11 +98,13 @@ async def assemble(
         reader, preparer = replace(reader, opener=opener), replace(preparer, opener=opener, cache=frames)
     served = served_model(engine, config, preparer.max_model_len, sampling, found.spec)
     metrics = Metrics(served.name, served.max_model_len, len(replicas.engines))
-    service = AnswerService(replicas, preparer, reader, config, metrics, media_threads(), tracing)
+    service = AnswerService(
+        replicas, preparer, reader, config, metrics, Environment.here().media_threads or _THREADS, tracing
+    )
     lines = 0 if engine.disable_log_stats else len(replicas.engines)
     stats = [StatsLog(Environment.here().log_interval, time.monotonic(), number) for number in range(lines)]
     store = None if limits is None else ResponseStore(limits)
-    context = Context(replicas, service, served, metrics, stats, config, engine, found.checkpoint.folder.path, store)
+    context = Context(service, served, stats, config, engine, found.checkpoint.folder.path, store)
     for one in replicas.engines:
         metrics.engines[one.number].describe_caches(one.resolved)
         context.became(one.number, "ready")
@@ -158,6 +162,7 @@ def served_model(
         ignored.add("chat_template_kwargs.enable_thinking", "the model was not trained to think")
     LOG.take(ignored.reasons, "default_chat_template_kwargs")
     return ServedModel(
+        config=config,
         names=config.served_model_name or (engine.model,),
         root=engine.model,
         created=int(time.time()),
@@ -165,7 +170,6 @@ def served_model(
         tiling=spec.tiling,
         tokens_per_tile=spec.tokens_per_tile,
         sampling=sampling,
-        max_logprobs=engine.max_logprobs,
         max_answers=max_answers(engine.max_num_seqs * engine.data_parallel_size),
         tools=config.enable_auto_tool_choice,
         tool_form=form,
@@ -175,11 +179,7 @@ def served_model(
         starts=spec.start_id is not None,
         thinks_unasked=template.thinks,
         opens_thinking=bool(template.think_opening),
-        detail_tiles=config.detail_tiles or {},
         priorities=engine.scheduling_policy == "priority",
-        tokens_as_ids=config.return_tokens_as_token_ids,
-        strict_fields=config.strict_fields,
-        force_include_usage=config.enable_force_include_usage,
     )
 
 
@@ -200,11 +200,6 @@ def shared_tiles(file: TileFile, bound: int, size: int) -> TileForm | None:
         )
         return None
     return form
-
-
-def media_threads() -> int:
-    """Return the number of threads that fetch, decode and cut media."""
-    return Environment.here().media_threads or 64
 
 
 def media_workers() -> int:
@@ -268,7 +263,7 @@ def create_app(context: Context, routers: Sequence[Router] | None = None) -> ASG
         allow_credentials=config.allow_credentials,
         expose_headers=[IGNORED_HEADER, "X-Request-Id", "Retry-After"],
     )
-    return HttpCounter(_guarded(app, config, open_paths), context.metrics.registry)
+    return HttpCounter(_guarded(app, config, open_paths), context.service.metrics.registry)
 
 
 def _guarded(app: ASGIApp, config: ServerConfig, open_paths: Sequence[str]) -> RequestGuard:

@@ -267,16 +267,16 @@ class ReplyOptions:
 
 def reply_of(fields: CompletionFields, served: ServedModel, prefix: str, header_id: str | None) -> ReplyOptions:
     options, as_ids = fields.stream_options or StreamOptions(), fields.return_tokens_as_token_ids
-    usage = fields.stream and (served.force_include_usage or bool(options.include_usage))
+    usage = fields.stream and (served.config.enable_force_include_usage or bool(options.include_usage))
     return ReplyOptions(
         id=prefix + request_id(header_id, fields.request_id),
         model=served.resolve(fields.model),
         created=int(time.time()),
         stream=fields.stream,
         include_usage=usage,
-        continuous_usage=usage and (served.force_include_usage or bool(options.continuous_usage_stats)),
+        continuous_usage=usage and (served.config.enable_force_include_usage or bool(options.continuous_usage_stats)),
         token_ids=fields.return_token_ids,
-        tokens_as_ids=served.tokens_as_ids if as_ids is None else as_ids,
+        tokens_as_ids=served.config.return_tokens_as_token_ids if as_ids is None else as_ids,
     )
 
 

@@ -57,7 +57,7 @@ class Replica:
         """Close the engines; Serve awaits this when a replica is no longer wanted and its requests have ended."""
         context: Context | None = getattr(self, "_context", None)
         if context is not None:
-            await context.replicas.close()
+            await context.service.engine.close()
 
 
 def deployment(engine: EngineConfig, server: ServerConfig, replicas: int | tuple[int, int], cpus: float) -> Any:

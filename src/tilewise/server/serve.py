@@ -103,7 +103,7 @@ async def serve(
             logger.info("The web chat is at %s", config.url + UI_PATH)
         server = Server(uvicorn_config(context, routers), context)
         await server.serve(sockets=[listener])
-        await context.replicas.close()
+        await context.service.engine.close()
         logger.info("Shutdown complete")
         return 0 if server.started and not context.gave_up else 1
     finally:
@@ -201,7 +201,7 @@ class Server(uvicorn.Server):
             await self._until_idle(self._patience)
         if service.in_flight:
             logger.info("Aborting %d requests", service.in_flight)
-            self._context.replicas.end_streams(
+            self._context.service.engine.end_streams(
                 EngineDead("The server is shutting down: send the request to another one.")
             )
             await self._until_idle(_ABORTED)

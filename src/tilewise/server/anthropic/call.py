@@ -47,7 +47,7 @@ def messages_call(
     Raises InvalidRequest, UnknownModel or pydantic's ValidationError.
     """
     _check_tool_types(body)
-    fields = MessagesBody.read(body, UnknownFields(ignored, served.strict_fields))
+    fields = MessagesBody.read(body, UnknownFields(ignored, served.config.strict_fields))
     chat, places = _chat_body(fields, ignored, served)
     chat |= {name: getattr(fields, name) for name in _SAME} | {"stop": fields.stop_sequences}
     call = translated_call(chat, served, ignored, header_id, places)
@@ -58,7 +58,7 @@ def messages_call(
 def count_call(body: dict[str, Any], served: ServedModel, ignored: Ignored) -> ChatCall:
     """Read a body of /v1/messages/count_tokens, as `messages_call` does."""
     _check_tool_types(body)
-    fields = CountTokensBody.read(body, UnknownFields(ignored, served.strict_fields))
+    fields = CountTokensBody.read(body, UnknownFields(ignored, served.config.strict_fields))
     chat, places = _chat_body(fields, ignored, served)
     return translated_call(chat, replace(served, tools=True), ignored, None, places)
 
@@ -67,7 +67,7 @@ def _chat_body(
     fields: ConversationOfMessages, ignored: Ignored, served: ServedModel
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the chat body that asks for the same, and where its parts stand in this body."""
-    conversation = _Conversation(UnknownFields(ignored, served.strict_fields))
+    conversation = _Conversation(UnknownFields(ignored, served.config.strict_fields))
     if fields.system is not None:
         conversation.add_system(fields.system)
     for number, message in enumerate(fields.messages):

@@ -89,7 +89,7 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
     """
     check_template(body)
     check_tool_types(body.get("tools"))
-    unknown = UnknownFields(ignored, served.strict_fields)
+    unknown = UnknownFields(ignored, served.config.strict_fields)
     fields = ChatBody.read(body, unknown)
     tools = read_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls, served)
     prompt = replace(
@@ -147,7 +147,7 @@ def prompt_of(
     """Return the prompt of a body with messages. Raises InvalidField; what has no effect is named in `unknown`."""
     check_special_tokens(fields.add_special_tokens, served, unknown.ignored)
     return ChatPrompt(
-        messages=parse_messages(fields.messages or [], RequestRules(unknown, served.detail_tiles)),
+        messages=parse_messages(fields.messages or [], RequestRules(unknown, served.config.detail_tiles or {})),
         thinking=thinking_of(fields, served, unknown.ignored),
         tools=tools.definitions,
         ending=ending_of(fields),

@@ -65,7 +65,7 @@ def completion_call(
 
     Raises InvalidRequest, UnknownModel or pydantic's ValidationError.
     """
-    fields = CompletionBody.read(body, UnknownFields(ignored, served.strict_fields))
+    fields = CompletionBody.read(body, UnknownFields(ignored, served.config.strict_fields))
     most = max_tokens_of(fields, ignored)
     prompt_only = fields.echo and most == 0
     if prompt_only and fields.logprob_token_ids:

@@ -70,7 +70,7 @@ def response_call(
     Names without effect go into `ignored`. Raises InvalidRequest, UnknownModel or pydantic's ValidationError.
     """
     check_tool_types(body.get("tools"))
-    fields = ResponsesBody.read(body, UnknownFields(ignored, served.strict_fields))
+    fields = ResponsesBody.read(body, UnknownFields(ignored, served.config.strict_fields))
     number = request_id(header_id, fields.request_id)
     items = (*_earlier(fields, recall), *_items(fields))
     messages, places = _messages(fields.instructions, items)
