@@ -12,6 +12,7 @@ from tilewise.outputs.parts import AnswerReader
 from tilewise.server.chat.answers import ChatCompletion, chat_body
 from tilewise.server.chat.call import ChatCall, chat_call
 from tilewise.server.config import ServerConfig
+from tilewise.server.request_id import RequestId
 from tilewise.server.served import ServedModel
 from tilewise.types import CompletionOutput, Logprob, RequestOutput, Timing, Usage
 
@@ -37,7 +38,7 @@ def under(**options: Any) -> ServedModel:
 
 
 def ask(served: ServedModel = SERVED, header_id: str | None = None, **fields: Any) -> ChatCall:
-    return chat_call({"messages": [QUESTION], **fields}, served, Ignored(), header_id)
+    return chat_call({"messages": [QUESTION], **fields}, served, Ignored(), RequestId.of(header_id))
 
 
 def score(logprob: float, rank: int = 1, token: str = "a") -> Logprob:

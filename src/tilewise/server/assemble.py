@@ -49,6 +49,7 @@ from tilewise.server.metrics import Metrics
 from tilewise.server.middleware import ALWAYS_OPEN, OPEN, HttpCounter, RequestGuard
 from tilewise.server.openapi import api_routes, document, pages
 from tilewise.server.problems import routing_error
+from tilewise.server.request_id import HEADER
 from tilewise.server.responses import routes as responses
 from tilewise.server.responses.store import ResponseStore, StoreLimits
 from tilewise.server.served import ServedModel
@@ -261,7 +262,7 @@ def create_app(context: Context, routers: Sequence[Router] | None = None) -> ASG
         allow_methods=config.allowed_methods,
         allow_headers=config.allowed_headers,
         allow_credentials=config.allow_credentials,
-        expose_headers=[IGNORED_HEADER, "X-Request-Id", "Retry-After"],
+        expose_headers=[IGNORED_HEADER, HEADER, "Retry-After"],
     )
     return HttpCounter(_guarded(app, config, open_paths), context.service.metrics.registry)
 

@@ -16,6 +16,7 @@ from tilewise.ignored import Ignored
 from tilewise.server.anthropic.body import ConversationOfMessages, CountTokensBody, MessagesBody, OutputFormat
 from tilewise.server.body import UnknownFields
 from tilewise.server.chat.call import ChatCall, translated_call
+from tilewise.server.request_id import RequestId
 from tilewise.server.served import ServedModel
 
 Block = Mapping[str, Any]
@@ -40,7 +41,7 @@ _SPARE = {
 
 
 def messages_call(
-    body: dict[str, Any], served: ServedModel, ignored: Ignored, header_id: str | None = None
+    body: dict[str, Any], served: ServedModel, ignored: Ignored, name: RequestId | None = None
 ) -> ChatCall:
     """Read a body of /v1/messages; names without effect go into `ignored`.
 
@@ -50,7 +51,7 @@ def messages_call(
     fields = MessagesBody.read(body, UnknownFields(ignored, served.config.strict_fields))
     chat, places = _chat_body(fields, ignored, served)
     chat |= {name: getattr(fields, name) for name in _SAME} | {"stop": fields.stop_sequences}
-    call = translated_call(chat, served, ignored, header_id, places)
+    call = translated_call(chat, served, ignored, name, places)
     # Clients ask for more tokens than a small context has left, whatever the prompt: the answer ends with the context.
     return replace(call, reply=replace(call.reply, id=call.reply.id.replace("chatcmpl-", "msg_", 1)), max_tokens=None)
 

@@ -30,6 +30,7 @@ from tilewise.server.generation import (
     strict_schema,
 )
 from tilewise.server.messages import PREFIX_KEYS, RequestRules
+from tilewise.server.request_id import RequestId
 from tilewise.server.served import ServedModel
 from tilewise.types import Request
 
@@ -82,8 +83,8 @@ class ChatCall(GenerationCall):
         return pairs
 
 
-def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, header_id: str | None = None) -> ChatCall:
-    """Read a chat body; `header_id` is the header X-Request-Id, and names without effect go into `ignored`.
+def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, name: RequestId | None = None) -> ChatCall:
+    """Read a chat body; `name` is what the request has been called so far, and names without effect go into `ignored`.
 
     Raises InvalidRequest, UnknownModel or pydantic's ValidationError.
     """
@@ -103,7 +104,9 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
     shows_marks = fields.return_boxes or _shows_marks(served, tools)
     return ChatCall(
         reply=replace(
-            reply_of(fields, served, "chatcmpl-", header_id), explain=fields.explain, boxes=fields.return_boxes
+            reply_of(fields, served, "chatcmpl-", name or RequestId.of()),
+            explain=fields.explain,
+            boxes=fields.return_boxes,
         ),
         prompt=prompt,
         sampling=sampling.with_(skip_special_tokens=False) if shows_marks else sampling,
@@ -120,14 +123,14 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
 
 
 def translated_call(
-    chat: dict[str, Any], served: ServedModel, ignored: Ignored, header_id: str | None, places: Mapping[str, str]
+    chat: dict[str, Any], served: ServedModel, ignored: Ignored, name: RequestId | None, places: Mapping[str, str]
 ) -> ChatCall:
     """Read a chat body that was made of another API's, as `chat_call` does.
 
     Errors name places in that API's body, which `places` has by those in the chat body.
     """
     try:
-        call = chat_call(chat, served, ignored, header_id)
+        call = chat_call(chat, served, ignored, name)
         return replace(call, form_field=places.get(call.form_field, call.form_field))
     except InvalidField as error:
         raise InvalidField(_placed(error.param, places), _placed(str(error), places)) from None

@@ -15,7 +15,7 @@ from tilewise.server.bodies import ChatBody
 from tilewise.server.body import UnknownFields
 from tilewise.server.chat.call import ChatCall, translated_call
 from tilewise.server.chat.tools import check_tool_types
-from tilewise.server.generation import request_id
+from tilewise.server.request_id import RequestId
 from tilewise.server.responses.body import ResponsesBody, TextFormat
 from tilewise.server.served import ServedModel
 
@@ -62,7 +62,7 @@ def response_call(
     body: dict[str, Any],
     served: ServedModel,
     ignored: Ignored,
-    header_id: str | None = None,
+    name: RequestId | None = None,
     recall: Recall | None = None,
 ) -> ResponseCall:
     """Read a Responses body; `recall` gives the items of a response that is kept, None = none is.
@@ -71,10 +71,11 @@ def response_call(
     """
     check_tool_types(body.get("tools"))
     fields = ResponsesBody.read(body, UnknownFields(ignored, served.config.strict_fields))
-    number = request_id(header_id, fields.request_id)
+    name = name or RequestId.of()
+    number = name.or_of_body(fields.request_id)
     items = (*_earlier(fields, recall), *_items(fields))
     messages, places = _messages(fields.instructions, items)
-    call = translated_call(_chat_body(fields, messages), served, ignored, number, places)
+    call = translated_call(_chat_body(fields, messages), served, ignored, name, places)
     _name_what_has_no_effect(fields, ignored)
     return ResponseCall(
         f"resp_{number}",
