@@ -10,15 +10,14 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from prometheus_client.parser import text_string_to_metric_families
 
 from tilewise.bench.requests import RequestOutcome
+from tilewise.chat_server import metric_sums
 from tilewise.errors import InvalidConfig, did_you_mean
 
 
@@ -40,8 +39,8 @@ class ServerMetrics:
 
     @classmethod
     def between(cls, before: str, after: str) -> ServerMetrics:
-        earlier = _sums(before)
-        grown = {name: value - earlier.get(name, 0.0) for name, value in _sums(after).items()}
+        earlier = metric_sums(before)
+        grown = {name: value - earlier.get(name, 0.0) for name, value in metric_sums(after).items()}
 
         def mean_ms(histogram: str) -> float | None:
             count = grown.get(f"{histogram}_count", 0.0)
@@ -78,16 +77,6 @@ class ServerMetrics:
             "spec_decode_draft_tokens": self.draft_tokens,
             "spec_decode_accepted_tokens": self.accepted_tokens,
         }
-
-
-def _sums(text: str) -> dict[str, float]:
-    """Read Prometheus' text format: the sum of each metric over its labels; nothing of a text that is none."""
-    found: dict[str, float] = defaultdict(float)
-    with suppress(ValueError):
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                found[sample.name] += sample.value
-    return found
 
 
 @dataclass(frozen=True, slots=True)

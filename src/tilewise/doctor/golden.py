@@ -23,7 +23,7 @@ import tilewise
 from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 from tilewise.inputs.media.images import open_image
-from tilewise.inputs.pieces import IMAGE_MARKER, Message
+from tilewise.inputs.pieces import Message, numbered
 from tilewise.platforms import DeviceKind, current_platform
 from tilewise.types import Request, RequestOutput, Tile
 
@@ -192,7 +192,14 @@ def ask(model: str, options: dict[str, Any]) -> list[GoldenAnswer]:
     sampling = SamplingParams(temperature=0, max_tokens=_LENGTH, logprobs=_SCORES, skip_special_tokens=False)
     with LLM(model, **{"max_model_len": 1024, "max_num_seqs": 8, **options}) as llm:
         asked = list(_questions())
-        requests = [llm.inputs.chat([_message(*one)], list(map(open_image, one[1])), sampling) for one in asked]
+        requests = [
+            llm.inputs.chat(
+                [Message("user", numbered(question, len(files)), images=len(files))],
+                list(map(open_image, files)),
+                sampling,
+            )
+            for question, files in asked
+        ]
         outputs = dict(llm.answer_each(requests))
     return [GoldenAnswer.of(asked[number][0], requests[number], outputs[number]) for number in range(len(asked))]
 
@@ -203,12 +210,6 @@ def _questions() -> Iterator[tuple[str, list[Path]]]:
         turn = next((turn for turn in item["turns"] if "<box>" in turn["answer"]), item["turns"][0])
         yield turn["question"], [DEMO / "pictures" / name for name in item["pictures"]]
     yield _TEXT, []
-
-
-def _message(question: str, pictures: Sequence[Path]) -> Message:
-    """Return a question about pictures, several of which are numbered, as the demo was trained."""
-    numbered = [f"Image-{number}: {IMAGE_MARKER}\n" for number in range(1, len(pictures) + 1)]
-    return Message("user", "".join(numbered if len(pictures) > 1 else []) + question, images=len(pictures))
 
 
 Verdict = Literal["right", "off", "failed", "not here"]

@@ -16,7 +16,7 @@ from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.errors import EngineDead, TilewiseError
 from tilewise.plan import Resolved
 from tilewise.remote.engine import EngineProcess, RemoteEngine, Sink, Stream
-from tilewise.remote.wire import CannotStart, Ends, FromEngine, Launch, Outbox, Ready, WasReset
+from tilewise.remote.wire import Abort, CannotStart, Ends, FromEngine, Launch, Outbox, Ready, ResetCache, WasReset
 from tilewise.types import Request
 
 logger = logging.getLogger("tilewise")
@@ -154,7 +154,7 @@ class Supervisor:
         self.check()
         done: asyncio.Future[bool] = self._loop.create_future()
         self._resets.append(done)
-        self._engine.reset(cache)
+        self._engine.send(ResetCache(cache))
         return await done
 
     async def close(self) -> None:
@@ -273,4 +273,4 @@ class Supervisor:
         for request_id in request_ids:
             self._sinks.pop(request_id, None)
         if unfinished and self.state == "ready":
-            self._engine.abort(unfinished)
+            self._engine.send(Abort(unfinished))

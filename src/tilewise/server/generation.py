@@ -137,11 +137,11 @@ class CompletionFields(GenerationFields):
     return_tokens_as_token_ids: bool | None = works("Tokens of log-probabilities are written token_id:N.")
 
 
-_OTHERWISE = {"max_tokens", "structured_outputs", "truncate_prompt_tokens"}
+_TRANSLATED = {"max_tokens", "structured_outputs", "truncate_prompt_tokens"}
 _SAME_NAME = tuple(
     field.name
     for field in dataclasses.fields(SamplingParams)
-    if field.name in CompletionFields.model_fields and field.name not in _OTHERWISE
+    if field.name in CompletionFields.model_fields and field.name not in _TRANSLATED
 )
 """Fields that are options of SamplingParams as they come."""
 LIGHT = 2048

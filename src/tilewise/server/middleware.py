@@ -276,7 +276,12 @@ def _digest(key: bytes) -> bytes:
 
 
 def _drained(send: Send, intake: BodyReceiver) -> Send:
-    """Return a `send` that throws away the rest of a refused body after the answer, and only then ends the exchange."""
+    """Return a `send` that throws away the rest of a refused body after the answer, and only then ends the exchange.
+
+    Once an exchange has ended its connection is closed, and one that is closed with bytes unread is reset, by which the
+    client may lose the answer. So the last message is held back until the rest of the body was read, or has taken too
+    long.
+    """
 
     async def drained(message: Message) -> None:
         if intake.refused and message["type"] == "http.response.body" and not message.get("more_body", False):

@@ -160,7 +160,11 @@ def prompt_of(
 
 
 def _parts(served: ServedModel, tools: ToolUse, prompt: ChatPrompt, has_form: bool) -> PartsRule:
-    """Return the parts of the answers. Before a form they begin with `<think>`, which ends the prompt otherwise."""
+    """Return the parts of the answers.
+
+    `<think>` may end the prompt, but not where the answer has a form. There the model writes it, since the grammar
+    demands it as the first token: that is how it knows that free text comes before the form.
+    """
     asked = served.thinks_unasked if prompt.thinking is None else prompt.thinking
     is_open = prompt.ending == "open"
     return PartsRule(

@@ -19,8 +19,8 @@ from tilewise.server.request_id import RequestId
 from tilewise.server.responses.body import ResponsesBody, TextFormat
 from tilewise.server.served import ServedModel
 
-_OTHERWISE = {"request_id", "structured_outputs", "tool_choice", "tools", "top_logprobs"}
-_SAME = tuple(name for name in ResponsesBody.model_fields if name in ChatBody.model_fields and name not in _OTHERWISE)
+_NOT_COPIED = {"request_id", "structured_outputs", "tool_choice", "tools", "top_logprobs"}
+_SAME = tuple(name for name in ResponsesBody.model_fields if name in ChatBody.model_fields and name not in _NOT_COPIED)
 """Fields that mean in a chat body what they mean here."""
 _SCORES = "message.output_text.logprobs"
 _SPARE = ("id", "status")
@@ -47,7 +47,7 @@ class Repeated(TypedDict):
 class ResponseCall:
     id: str
     chat: ChatCall
-    said: Repeated
+    echoed: Repeated
     """Fields of the body that the answer repeats."""
     items: tuple[Item, ...] = ()
     """The conversation so far, without instructions, which hold for one response alone."""
