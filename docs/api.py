@@ -9,7 +9,7 @@ from pathlib import Path
 
 from docs.compatibility import section
 
-from tilewise.server.app import ROUTERS
+from tilewise.server.assemble import ROUTERS
 from tilewise.server.bodies import BODIES, EncodeBody
 from tilewise.server.body import Body, Field, fields_of
 from tilewise.server.openapi import api_routes

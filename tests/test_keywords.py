@@ -12,7 +12,8 @@ import pytest
 
 from tilewise import LLM, EngineArgs, SamplingParams
 from tilewise.errors import InvalidField, InvalidRequest, UnknownOption
-from tilewise.ignored import LOG
+from tilewise.foreign.keywords import refused, take_all
+from tilewise.ignored import LOG, Ignored
 from tilewise.sampling_params import FOREIGN, GuidedDecodingParams, RequestOutputKind, StructuredOutputsParams
 
 LISTS = {
@@ -151,3 +152,10 @@ def test_the_older_name_of_structured_outputs():
     assert GuidedDecodingParams.from_optional(regex="a+", backend=None) == GuidedDecodingParams(regex="a+")
     with pytest.raises(InvalidRequest, match="another name of structured_outputs: give one"):
         SamplingParams(guided_decoding=form, structured_outputs=form)
+
+
+def test_a_number_asks_for_nothing_however_it_is_written_but_true_is_none():
+    foreign, ignored = {"best_of": refused("Send the request several times.", 1)}, Ignored()
+    take_all({"best_of": 1.0}, foreign, ignored)
+    with pytest.raises(InvalidField, match="best_of=True is not possible: Send the request"):
+        take_all({"best_of": True}, foreign, ignored)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from tilewise.errors import InvalidConfig, TilewiseError
 from tilewise.host import DEFAULT_URL, is_here
@@ -56,7 +58,7 @@ class ChatServer:
 
     def models(self) -> list[dict[str, Any]]:
         """Return the server's models, as it describes them. Raises ServerProblem."""
-        with self._said():
+        with self._readable_errors():
             answer = self._client.get(f"{self.url}/models", timeout=_CONNECT)
         if answer.status_code == 404:
             raise ServerProblem(f"{self.url} has no list of models: such a URL mostly ends with /v1.")
@@ -80,7 +82,10 @@ class ChatServer:
     def answer(self, body: dict[str, Any]) -> Generator[Delta]:
         """Send a request, and yield the answer as it comes. Closing the generator stops the answer."""
         streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
-        with self._said(), self._client.stream("POST", f"{self.url}/chat/completions", json=streamed) as answer:
+        with (
+            self._readable_errors(),
+            self._client.stream("POST", f"{self.url}/chat/completions", json=streamed) as answer,
+        ):
             if answer.is_error:
                 answer.read()
             _check(answer)
@@ -91,19 +96,19 @@ class ChatServer:
 
     def whole_answer(self, body: dict[str, Any]) -> dict[str, Any]:
         """Send a request, and return the body of the whole answer. Raises ServerProblem."""
-        with self._said():
+        with self._readable_errors():
             answer = self._client.post(f"{self.url}/chat/completions", json=body)
         _check(answer)
         return _object(answer)
 
     def tokenize(self, body: dict[str, Any]) -> dict[str, Any] | None:
         """Return what `/tokenize` beside `/v1` says of a conversation; None where a server has no such route."""
-        with self._said():
+        with self._readable_errors():
             answer = self._client.post(f"{self.url.removesuffix('/v1')}/tokenize", json=body)
         return _object(answer) if answer.is_success else None
 
     @contextmanager
-    def _said(self) -> Iterator[None]:
+    def _readable_errors(self) -> Iterator[None]:
         """Turn errors of the connection into a ServerProblem of one line."""
         try:
             yield
@@ -121,6 +126,21 @@ class ChatServer:
             raise ServerProblem(f"{self.url}: {error or type(error).__name__}") from None
 
 
+def data_url(media_type: str, content: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def metric_sums(text: str) -> dict[str, float]:
+    """Read Prometheus' text format: each sample summed over its labels, but for buckets; nothing of another text."""
+    found: dict[str, float] = {}
+    with suppress(ValueError):
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if not sample.name.endswith(("_bucket", "_created")):
+                    found[sample.name] = found.get(sample.name, 0.0) + sample.value
+    return found
+
+
 def key_headers(key: str | None) -> dict[str, str]:
     """Return the headers that give a server its key. Raises ServerProblem."""
     if key and not key.isascii():
@@ -132,7 +152,7 @@ def _check(answer: httpx.Response) -> None:
     if answer.is_success:
         return
     hint = ". Give the key with --api-key, or in VLLM_API_KEY." if answer.status_code == 401 else ""
-    said = _reason(answer.text) or answer.reason_phrase
+    said = error_text(answer.text) or answer.reason_phrase
     raise ServerProblem(f"{answer.status_code} {said.rstrip('.') if hint else said}{hint}")
 
 
@@ -150,7 +170,7 @@ def _delta(data: str) -> Delta:
     try:
         event = json.loads(data)
         if event.get("error"):
-            raise ServerProblem(_reason(data))
+            raise ServerProblem(error_text(data))
         choice = (event.get("choices") or [{}])[0]
         delta = choice.get("delta") or {}
         reasoning = delta.get("reasoning") or delta.get("reasoning_content") or ""
@@ -165,7 +185,7 @@ def _delta(data: str) -> Delta:
         raise ServerProblem(f"The server sent what is no part of an answer: {data[:_LONGEST]!r}") from None
 
 
-def _reason(text: str) -> str:
+def error_text(text: str) -> str:
     """Return, in one line, the message of an error's body in any of the forms that servers give it, else its text."""
     try:
         found = json.loads(text)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tilewise.errors import nearest
 
@@ -33,6 +34,22 @@ class Ignored:
 
     def __bool__(self) -> bool:
         return bool(self.reasons)
+
+
+def asks_nothing(value: Any, harmless: Iterable[Any] = ()) -> bool:
+    """Return whether a value asks for nothing: None, or one of the harmless ones.
+
+    A number is the same one however it is written, but True is no 1, and an array, whose equality is no bool, is none.
+
+    >>> [asks_nothing(value, [1]) for value in (None, 1, 1.0, True)]
+    [True, True, True, False]
+    """
+    try:
+        return value is None or any(
+            value == same and isinstance(value, bool) is isinstance(same, bool) for same in harmless
+        )
+    except ValueError:
+        return False
 
 
 def is_near_miss(name: str, known: Iterable[str]) -> bool:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tilewise.bench.figures import Figures, Goals, peak_requests, peak_tokens, with_counts
+from tilewise.bench.figures import Figures, Goals, ServerMetrics, peak_requests, peak_tokens, with_counts
 from tilewise.bench.requests import Failure, RequestOutcome, TokenCounts
-from tilewise.bench.server_metrics import ServerMetrics
 from tilewise.errors import InvalidConfig
 
 # Sent at 0: a role at 0.1 s, content at 0.2, 0.3 and 0.6 s. Sent at 0.5: one token at 0.4 s.

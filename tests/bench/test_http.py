@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tilewise.bench.http import Address, BrokenConnection, Connection
+from tilewise.bench.client import Address, BrokenConnection, Connection
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 WHOLE = CHUNKED + b"3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\nTrailer: 1\r\n\r\n"

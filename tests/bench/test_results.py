@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench.test_figures import AFTER, ALL, BEFORE, figures
-from tilewise.bench.figures import Goals, with_counts
+from tilewise.bench.figures import Goals, ServerMetrics, with_counts
 from tilewise.bench.load import Arrivals, LoadLevel, Ramp
 from tilewise.bench.options import NotSaved, SavingOptions, read_pairs, write_result
 from tilewise.bench.results import (
@@ -21,7 +21,6 @@ from tilewise.bench.results import (
     result_json,
     table,
 )
-from tilewise.bench.server_metrics import ServerMetrics
 from tilewise.errors import InvalidConfig
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)

@@ -10,8 +10,17 @@ import pytest
 
 from tests.called import called
 from tilewise.cli import doctor as verb
-from tilewise.doctor.golden import DEMO, GoldenAnswer, compare, read_golden, try_mode
-from tilewise.doctor.modes import PLAIN, Arithmetic, Mode, modes_here
+from tilewise.doctor.golden import (
+    DEMO,
+    PLAIN,
+    Arithmetic,
+    GoldenAnswer,
+    Mode,
+    compare,
+    modes_here,
+    read_golden,
+    try_mode,
+)
 from tilewise.errors import InvalidConfig
 from tilewise.platforms.ops import TorchOps
 
@@ -85,13 +94,13 @@ def test_a_device_that_is_named_is_the_one_that_is_tried() -> None:
 
 @pytest.mark.parametrize("wrong", [False, True])
 def test_the_command_prints_a_table_and_its_status_says_the_same(wrong: bool, monkeypatch, capsys) -> None:
-    import tilewise.doctor.modes as modes
+    import tilewise.doctor.golden as golden_module
 
     if wrong:
         true = TorchOps.rms_norm
         monkeypatch.setattr(TorchOps, "rms_norm", lambda self, x, weight, eps: true(self, x, weight, eps) * 1.01)
     monkeypatch.setattr(
-        modes, "modes_here", lambda device: [AS_DEFINED, replace(AS_DEFINED, name="again", plain=False)]
+        golden_module, "modes_here", lambda device: [AS_DEFINED, replace(AS_DEFINED, name="again", plain=False)]
     )
     status = verb.DOCTOR.call(["--golden"])
     lines = capsys.readouterr().out.splitlines()

@@ -20,7 +20,7 @@ from tests.tiny import SPECS, TWINS, write_original
 from tests.weights.broken import change_config
 from tilewise.doctor.golden import DEMO
 from tilewise.doctor.prompts import Cause
-from tilewise.doctor.remedies import NAMES, remedy
+from tilewise.doctor.server import NAMES, remedy
 
 LOOKS = 4
 PICTURES = 12

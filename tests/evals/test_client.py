@@ -9,9 +9,8 @@ from PIL import Image
 
 from tilewise import SamplingParams
 from tilewise.assets import ImageAsset
-from tilewise.evals.client import UNREADABLE, EvalClient
+from tilewise.evals.client import UNREADABLE, AnswerStore, EvalClient
 from tilewise.evals.question import Question
-from tilewise.evals.store import AnswerStore
 from tilewise.inputs.pieces import Message
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8)

@@ -11,8 +11,8 @@ import pytest
 
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
+from tilewise.evals.client import ANSWER_OPTIONS, AnswerStore, identity
 from tilewise.evals.question import ModelAnswer
-from tilewise.evals.store import ANSWER_OPTIONS, AnswerStore, identity
 
 ANSWER = ModelAnswer("八边形", (5, 6, 7), "stop", 40, 0.25)
 NO_MATTER = {
@@ -51,7 +51,7 @@ def test_another_model_has_other_answers(tmp_path):
 def test_what_was_kept_survives_a_kill(tmp_path):
     code = (
         "import os, signal, sys\nfrom pathlib import Path\n"
-        "from tilewise.evals.question import ModelAnswer\nfrom tilewise.evals.store import AnswerStore\n"
+        "from tilewise.evals.question import ModelAnswer\nfrom tilewise.evals.client import AnswerStore\n"
         "AnswerStore(Path(sys.argv[1]), 'm').keep('q', ModelAnswer('kept'))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -138,7 +138,7 @@ def test_a_line_that_ends_engines_ends_no_run(tmp_path):
     source, output = write_lines(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl"
     digests = line_digests(source)
     job = Job(input_file=source, output_file=output, max_in_flight=16)
-    work = BatchRun(job, EngineConfig.of(), ServerConfig.of(), digests, scan(output, digests))
+    work = BatchRun(job, EngineConfig.of(), ServerConfig(), digests, scan(output, digests))
     asyncio.run(work.run(EngineProcess(), (), poison.build))
     summary = work.found.summary
     assert (summary.succeeded, summary.failed) == (39, {"503": 1})

@@ -51,14 +51,14 @@ class HereEngine(EngineActor):
         return "this machine"
 
     def kill(self) -> None:
-        self.local.parts.replicas.discard()
+        self.local.parts.service.engine.discard()
         self.local.parts.service.close()
 
 
 async def asked(engines: list, *, restarts: int = 3, requests: int = 1) -> list[httpx.Response]:
     """The answers of a cluster that makes these engines, one behind the other."""
     left = iter(engines)
-    config = ServerConfig.of(max_engine_restarts=restarts)
+    config = ServerConfig(max_engine_restarts=restarts)
     cluster = ClusterServer(lambda: next(left), len(engines), EngineConfig.of(), config)
     keeping = [asyncio.create_task(cluster.keep()) for _ in engines]
     try:
@@ -113,7 +113,7 @@ def test_what_a_lost_engine_was_asked_may_be_asked_again(caplog):
 def test_engines_that_die_too_often_end_the_run():
     async def dying() -> None:
         cluster = ClusterServer(
-            lambda: FakeEngine("one", lost=True), 1, EngineConfig.of(), ServerConfig.of(max_engine_restarts=0)
+            lambda: FakeEngine("one", lost=True), 1, EngineConfig.of(), ServerConfig(max_engine_restarts=0)
         )
         keeping = asyncio.create_task(cluster.keep())
         await cluster.until_ready()

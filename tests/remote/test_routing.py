@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.equal.driver import LIMITS, prompt
-from tilewise.remote.routing import SEQUENCE, TILE, Recent, ReplicaRouter
+from tilewise.remote.replicas import SEQUENCE, TILE, Recent, ReplicaRouter
 from tilewise.sampling_params import SamplingParams
 
 ROWS = LIMITS.tokens_per_tile
@@ -33,22 +33,22 @@ def test_a_long_prompt_weighs_as_much_as_several_short_ones():
     router = ReplicaRouter(LIMITS, 2)
     long, *short = prompt("long", 1, 200), *[prompt(str(number), number, 20) for number in range(2, 7)]
     assert send(router, long, *short) == [0, 1, 1, 1, 1, 0]
-    assert router.in_flight(0) == 200 + 20 + 2 * SEQUENCE
-    assert router.in_flight(1) == 4 * (20 + SEQUENCE)
+    assert router.views[0].in_flight == 200 + 20 + 2 * SEQUENCE
+    assert router.views[1].in_flight == 4 * (20 + SEQUENCE)
 
 
 def test_a_prompt_is_work_until_its_first_token_and_an_answer_until_its_last():
     router = ReplicaRouter(LIMITS, 2)
     send(router, prompt("a", 1, 100))
-    assert router.in_flight(0) == 100 + SEQUENCE
+    assert router.views[0].in_flight == 100 + SEQUENCE
     for _ in range(2):
         router.began("a")
-        assert router.in_flight(0) == SEQUENCE
+        assert router.views[0].in_flight == SEQUENCE
     for _ in range(2):
         router.ended("a")
-        assert router.in_flight(0) == 0
+        assert router.views[0].in_flight == 0
     router.began("a")
-    assert router.in_flight(0) == 0
+    assert router.views[0].in_flight == 0
 
 
 def test_a_picture_goes_where_its_tiles_are():
@@ -59,7 +59,7 @@ def test_a_picture_goes_where_its_tiles_are():
     finish(router, "other", "first")
     again = replace(prompt("again", content=8, text=20, tiles=5), images=picture.images)
     assert send(router, again) == [1]
-    assert router.in_flight(1) == len(again.prompt_ids) + SEQUENCE, "no tile is encoded for it"
+    assert router.views[1].in_flight == len(again.prompt_ids) + SEQUENCE, "no tile is encoded for it"
 
 
 def test_a_prompt_goes_where_its_beginning_is():
@@ -69,7 +69,7 @@ def test_a_prompt_goes_where_its_beginning_is():
     finish(router, "other", "first")
     longer = replace(text, id="longer", prompt_ids=(*text.prompt_ids, 5, 6, 7))
     assert send(router, longer) == [1]
-    assert router.in_flight(1) == 103 - 100 // BLOCK * BLOCK + SEQUENCE
+    assert router.views[1].in_flight == 103 - 100 // BLOCK * BLOCK + SEQUENCE
 
 
 @pytest.mark.parametrize(
@@ -117,10 +117,10 @@ def test_a_replica_that_died_has_nothing_any_more():
     text, other = prompt("text", 7, 100), prompt("other", 1, 40)
     assert send(router, other, text) == [0, 1]
     router.lost(1)
-    assert router.in_flight(1) == 0
+    assert router.views[1].in_flight == 0
     router.began("text")
     router.ended("text")
-    assert router.in_flight(1) == 0
+    assert router.views[1].in_flight == 0
     router.ended("other")
     assert send(router, replace(text, id="again")) == [0]
 
@@ -155,5 +155,5 @@ def test_what_is_remembered_is_bounded_by_the_caches():
     for number in range(20):
         send(router, prompt(str(number), number, 100, tiles=3), able=[0])
         router.ended(str(number))
-    (view,) = router._views
+    (view,) = router.views
     assert (len(view.blocks._digests), len(view.tiles._digests), router._requests) == (8, 4, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from tilewise.ignored import Ignored
@@ -10,10 +11,14 @@ from tilewise.outputs.group import AnswerDelta
 from tilewise.outputs.parts import AnswerReader
 from tilewise.server.chat.answers import ChatCompletion, chat_body
 from tilewise.server.chat.call import ChatCall, chat_call
+from tilewise.server.config import ServerConfig
+from tilewise.server.request_id import RequestId
 from tilewise.server.served import ServedModel
 from tilewise.types import CompletionOutput, Logprob, RequestOutput, Timing, Usage
 
-SERVED = ServedModel(names=("internvl3_5", "other"), root="/models/a", created=7, max_model_len=4096)
+SERVED = ServedModel(
+    config=ServerConfig(), names=("internvl3_5", "other"), root="/models/a", created=7, max_model_len=4096
+)
 QUESTION = {"role": "user", "content": "What is the text in the illustration?"}
 PICTURE = {"type": "image_url", "image_url": {"url": "https://example.org/tiger.jpeg"}}
 LOOK = {
@@ -27,8 +32,13 @@ LOOK = {
 USAGE = Usage(prompt_tokens=310, completion_tokens=16, image_tokens=256, tiles=1, cached_tokens=32)
 
 
+def under(**options: Any) -> ServedModel:
+    """SERVED under other options of the server."""
+    return replace(SERVED, config=replace(SERVED.config, **options))
+
+
 def ask(served: ServedModel = SERVED, header_id: str | None = None, **fields: Any) -> ChatCall:
-    return chat_call({"messages": [QUESTION], **fields}, served, Ignored(), header_id)
+    return chat_call({"messages": [QUESTION], **fields}, served, Ignored(), RequestId.of(header_id))
 
 
 def score(logprob: float, rank: int = 1, token: str = "a") -> Logprob:

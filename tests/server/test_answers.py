@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from tests.server.asking import LOOK, body_of
+from tests.server.asking import LOOK, SERVED, body_of
 from tests.server.test_chat_stream import gathered
 from tilewise import LLM, ImageAsset
 from tilewise.errors import InvalidRequest, TooLong
@@ -22,10 +22,7 @@ from tilewise.server.chat.call import chat_call
 from tilewise.server.completions.answers import completion_body
 from tilewise.server.completions.call import completion_call
 from tilewise.server.exchange import parse_body
-from tilewise.server.served import ServedModel
 from tilewise.server.tokenize import detokenize_body, tokenize_body, tokenize_call
-
-SERVED = ServedModel(names=("demo",), root="demo", created=7, max_model_len=2048)
 
 
 @pytest.fixture(scope="module")

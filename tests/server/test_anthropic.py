@@ -12,7 +12,7 @@ import anthropic
 import pytest
 
 from tests.served import PICTURES, Served, served
-from tests.server.asking import SERVED, output, pieces
+from tests.server.asking import SERVED, output, pieces, under
 from tests.server.live import KEYS, ROOT
 from tilewise.errors import BrokenAnswer, InvalidField
 from tilewise.ignored import Ignored
@@ -21,7 +21,6 @@ from tilewise.server.anthropic.blocks import MessageStream, whole_message
 from tilewise.server.anthropic.call import count_call, messages_call
 from tilewise.types import Usage
 
-TOOLS = replace(SERVED, tools=True)
 DATA = base64.b64encode((PICTURES / "color_and_shape.png").read_bytes()).decode()
 PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": DATA}}
 LOOK = {
@@ -36,7 +35,7 @@ USAGE = Usage(prompt_tokens=310, completion_tokens=16, image_tokens=256, tiles=1
 
 def ask(*messages: dict[str, Any], ignored: Ignored | None = None, **fields: Any) -> Any:
     body = {"max_tokens": 9, "messages": list(messages) or [user("Hi")], **fields}
-    return messages_call(body, TOOLS, Ignored() if ignored is None else ignored)
+    return messages_call(body, SERVED, Ignored() if ignored is None else ignored)
 
 
 def user(*content: Any) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def test_a_form_of_the_answer():
 def test_thinking(thinking, asked):
     ignored = Ignored()
     body = {"max_tokens": 9, "messages": [user("Hi")], "thinking": {"type": thinking, "budget_tokens": 1024}}
-    assert messages_call(body, TOOLS, ignored).prompt.thinking is asked
+    assert messages_call(body, SERVED, ignored).prompt.thinking is asked
     assert "thinking.budget_tokens" in ignored.reasons
 
 
@@ -167,7 +166,7 @@ def test_counting_needs_no_length_and_no_server_that_calls_tools():
     call = count_call({"messages": [user("Hi")], "tools": [LOOK]}, SERVED, Ignored())
     assert len(call.prompt.tools) == 1
     with pytest.raises(InvalidField, match="has no field 'max_tokenss'"):
-        count_call({"messages": [user("Hi")], "max_tokenss": 1}, replace(SERVED, strict_fields=True), Ignored())
+        count_call({"messages": [user("Hi")], "max_tokenss": 1}, under(strict_fields=True), Ignored())
 
 
 def told(events: list[Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from pydantic import ValidationError
 
-from tests.server.asking import LOOK, QUESTION, SERVED, ask
+from tests.server.asking import LOOK, QUESTION, SERVED, ask, under
 from tilewise.errors import InvalidConfig, InvalidField, InvalidRequest, UnknownModel
 from tilewise.ignored import IgnoredLog
 from tilewise.inputs.media.reader import MediaOptions
@@ -306,8 +306,8 @@ def test_usage_of_streams():
         flags(ask(stream=True, stream_options={"include_usage": True, "continuous_usage_stats": True})) == (True,) * 2
     )
     assert flags(ask(stream=True, stream_options={"continuous_usage_stats": True})) == (False, False)
-    assert flags(ask(replace(SERVED, force_include_usage=True), stream=True)) == (True, True)
-    assert flags(ask(replace(SERVED, force_include_usage=True))) == (False, False)
+    assert flags(ask(under(enable_force_include_usage=True), stream=True)) == (True, True)
+    assert flags(ask(under(enable_force_include_usage=True))) == (False, False)
 
 
 def test_what_goes_beside_the_prompt():
@@ -321,7 +321,7 @@ def test_what_goes_beside_the_prompt():
 
 @pytest.mark.parametrize(("asked", "written"), [(None, True), (True, True), (False, False)])
 def test_a_request_says_how_tokens_are_written_over_the_server(asked: bool | None, written: bool):
-    call = ask(replace(SERVED, tokens_as_ids=True), logprobs=True, return_tokens_as_token_ids=asked)
+    call = ask(under(return_tokens_as_token_ids=True), logprobs=True, return_tokens_as_token_ids=asked)
     assert call.reply.tokens_as_ids is written
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from tests.inputs.pictures import data_url, saved
 from tests.served import Served
-from tests.server.asking import LOOK, PICTURE, QUESTION, SERVED
+from tests.server.asking import LOOK, PICTURE, QUESTION, SERVED, under
 from tests.server.live import chat, error_of
 from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
@@ -15,10 +15,9 @@ from tilewise.server.body import MAX_UNKNOWN
 from tilewise.server.chat.call import chat_call
 from tilewise.server.exchange import ignored_header
 from tilewise.server.responses.call import response_call
-from tilewise.server.served import ServedModel
 from tilewise.server.tokenize import tokenize_call
 
-STRICT = ServedModel(names=("a",), root="a", created=7, max_model_len=4096, strict_fields=True)
+STRICT = under(strict_fields=True)
 CALLED = {"name": "look", "arguments": "{}"}
 TAKEN = [
     ({"chat_id": "x"}, "chat_id"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -204,6 +205,31 @@ def test_a_request_without_an_id_gets_one(live: Served):
 def test_a_request_id_that_could_do_harm_is_not_repeated(live: Served, given: str):
     answer = live.client.get("/health", headers={"X-Request-Id": given})
     assert answer.headers["X-Request-Id"] != given
+    answer = live.client.post(CHAT, json={"messages": [QUESTION], "max_tokens": 1}, headers={"X-Request-Id": given})
+    assert answer.headers["X-Tilewise-Ignored"] == "X-Request-Id"
+    assert answer.json()["id"] == f"chatcmpl-{answer.headers['X-Request-Id']}"
+
+
+@pytest.mark.parametrize("named", [{}, {"request_id": "of-the-body"}])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        (CHAT, {"messages": [QUESTION]}),
+        ("/v1/completions", {"prompt": "Hi"}),
+        ("/v1/responses", {"input": "Hi"}),
+        ("/v1/messages", {"messages": [QUESTION], "max_tokens": 1}),
+    ],
+)
+def test_the_id_of_the_header_is_that_of_the_answer(live: Served, path: str, asked: dict, stream: bool, named: dict):
+    """Whoever complains of an answer names it by either, and the log has the same."""
+    if path == "/v1/messages" and named:
+        pytest.skip("its bodies have no request_id")
+    answer = live.client.post(path, json={**asked, **named, "stream": stream})
+    assert answer.status_code == 200
+    name = answer.headers["X-Request-Id"]
+    assert name == named.get("request_id", name)
+    assert re.search(rf"(chatcmpl-|cmpl-|resp_|msg_){re.escape(name)}\b", answer.text)
 
 
 def test_one_connection_serves_many_requests(live: Served):

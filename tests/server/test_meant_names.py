@@ -1,11 +1,9 @@
 """Names that other APIs have for what has another name or place here: refused with the one that was meant."""
 
-from dataclasses import replace
-
 import pytest
 
 from tests.inputs.vocabulary import small_tokenizer
-from tests.server.asking import LOOK, PICTURE, QUESTION, SERVED
+from tests.server.asking import LOOK, PICTURE, QUESTION, SERVED, under
 from tilewise.errors import InvalidField, InvalidRequest
 from tilewise.ignored import Ignored
 from tilewise.inputs.grammar import Grammars
@@ -172,6 +170,6 @@ def test_items_are_named_as_the_body_has_them():
 
 def test_what_has_no_hint_is_left_out_without_condition():
     part = {**PICTURE, "image_url": {**PICTURE["image_url"]}}
-    strict = replace(SERVED, strict_fields=True)
+    strict = under(strict_fields=True)
     with pytest.raises(InvalidField, match=r"has no field 'zzz'. Leave it out\.$"):
         chat_call({"messages": [{"role": "user", "content": [part]}], "zzz": 1}, strict, Ignored())

@@ -16,7 +16,7 @@ from tests.server.live import QUESTION
 from tilewise.errors import InvalidRequest
 from tilewise.ignored import Ignored
 from tilewise.inputs.messages import parse_messages
-from tilewise.server.app import ROUTERS
+from tilewise.server.assemble import ROUTERS
 from tilewise.server.bodies import BODIES, BatchedChatBody
 from tilewise.server.body import Body, UnknownFields, fields_of
 from tilewise.server.messages import RequestRules

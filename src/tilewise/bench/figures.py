@@ -17,8 +17,66 @@ from typing import Any
 import numpy as np
 
 from tilewise.bench.requests import RequestOutcome
-from tilewise.bench.server_metrics import ServerMetrics
+from tilewise.chat_server import metric_sums
 from tilewise.errors import InvalidConfig, did_you_mean
+
+
+@dataclass(frozen=True)
+class ServerMetrics:
+    """A server's own account of a run: pictures, their preprocessing, drafts.
+
+    Each is the difference between two readings of /metrics, summed over its labels; None = the server has no such one.
+    """
+
+    tiles_encoded: int | None = None
+    mean_preprocess_ms: float | None = None
+    """Time of a request with media, before the engine had it."""
+    mean_encode_ms: float | None = None
+    """Time that a request waited for its tiles."""
+    drafts: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+
+    @classmethod
+    def between(cls, before: str, after: str) -> ServerMetrics:
+        earlier = metric_sums(before)
+        grown = {name: value - earlier.get(name, 0.0) for name, value in metric_sums(after).items()}
+
+        def mean_ms(histogram: str) -> float | None:
+            count = grown.get(f"{histogram}_count", 0.0)
+            return 1000 * grown[f"{histogram}_sum"] / count if count else None
+
+        tiles = grown.get("tilewise:tiles_encoded_total")
+        return cls(
+            tiles_encoded=None if tiles is None else int(tiles),
+            mean_preprocess_ms=mean_ms("vllm:mm_preprocessing_total_latency_seconds"),
+            mean_encode_ms=mean_ms("tilewise:request_encode_time_seconds"),
+            drafts=int(grown.get("vllm:spec_decode_num_drafts_total", 0)),
+            draft_tokens=int(grown.get("vllm:spec_decode_num_draft_tokens_total", 0)),
+            accepted_tokens=int(grown.get("vllm:spec_decode_num_accepted_tokens_total", 0)),
+        )
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Draft tokens that were accepted, in percent."""
+        return 100 * self.accepted_tokens / max(self.draft_tokens, 1)
+
+    @property
+    def acceptance_length(self) -> float:
+        """Mean tokens of a step that had a draft, its own one among them."""
+        return 1 + self.accepted_tokens / self.drafts
+
+    def as_json(self) -> dict[str, float | None]:
+        pictures = {name: getattr(self, name) for name in ("tiles_encoded", "mean_preprocess_ms", "mean_encode_ms")}
+        if not self.drafts:
+            return pictures
+        return pictures | {
+            "spec_decode_acceptance_rate": self.acceptance_rate,
+            "spec_decode_acceptance_length": self.acceptance_length,
+            "spec_decode_num_drafts": self.drafts,
+            "spec_decode_draft_tokens": self.draft_tokens,
+            "spec_decode_accepted_tokens": self.accepted_tokens,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
+from tilewise.chat_server import data_url, error_text
 from tilewise.errors import InvalidConfig
 from tilewise.sse import EventReader
 
@@ -25,7 +25,7 @@ class Media:
 
     @classmethod
     def of(cls, kind: MediaKind, content: bytes, mime: str) -> Media:
-        return cls(kind, f"data:{mime};base64,{base64.b64encode(content).decode()}")
+        return cls(kind, data_url(mime, content))
 
     @property
     def part(self) -> dict[str, Any]:
@@ -249,12 +249,6 @@ _LONGEST = 300  # characters of a server's words that are kept
 
 
 def message_of(body: bytes) -> str:
-    """Return the message of an error in OpenAI's form, else the beginning of the text."""
+    """Return the message of an error's body, else the beginning of the text."""
     text = body.decode("utf-8", "replace")
-    try:
-        found = json.loads(text)
-        error = found.get("error", found)
-        text = str(error.get("message") or error.get("detail") or text)
-    except (ValueError, AttributeError):
-        pass
-    return " ".join(text.split())[:_LONGEST]
+    return (error_text(text) or " ".join(text.split()))[:_LONGEST]

@@ -10,11 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tilewise.bench.figures import Figures, Spread, percent_name
+from tilewise.bench.figures import Figures, ServerMetrics, Spread, percent_name
 from tilewise.bench.load import LoadLevel
 from tilewise.bench.options import NotSaved, SavingOptions, read_pairs
 from tilewise.bench.requests import RequestOutcome
-from tilewise.bench.server_metrics import ServerMetrics
 from tilewise.errors import InvalidConfig, did_you_mean
 
 WIDTH, LABEL = 50, 40

@@ -14,12 +14,11 @@ import httpx
 from tilewise.bench import DATASETS, Say
 from tilewise.bench.client import LoadClient, Target
 from tilewise.bench.datasets import DatasetSource
-from tilewise.bench.figures import CountTokens, Figures, Goals, with_counts
+from tilewise.bench.figures import CountTokens, Figures, Goals, ServerMetrics, with_counts
 from tilewise.bench.load import LoadLevel, LoadResult, NotReady, run_load, wait_until_ready, warm_up
 from tilewise.bench.options import SavingOptions, write_result
 from tilewise.bench.requests import CommonFields, RequestOutcome, SampleRequest
 from tilewise.bench.results import RunFacts, details, draw, failure_lines, result_json, table
-from tilewise.bench.server_metrics import ServerMetrics
 from tilewise.bench.tokenizer import BenchTokenizer, LocalTokenizer, find_tokenizer
 from tilewise.console import progress_bar
 from tilewise.host import allow_many_open_files, require_extra

@@ -16,6 +16,7 @@ from tilewise.cli.flags.settings import engine_flags, engine_options
 from tilewise.cli.flags.verb import Verb
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidRequest
+from tilewise.inputs.pieces import numbered
 from tilewise.option import option, word
 from tilewise.sampling_params import SamplingParams
 from tilewise.timing import Timing
@@ -214,9 +215,7 @@ def question_part(question: str, media: Sequence[dict[str, Any]]) -> dict[str, s
     if not question.strip():
         raise InvalidRequest("The question is empty.")
     videos = any(part["type"].startswith("video") for part in media)
-    if len(media) > 1 and not videos and "<image>" not in question:
-        question = "".join(f"Image-{number}: <image>\n" for number in range(1, len(media) + 1)) + question
-    return {"type": "text", "text": question}
+    return {"type": "text", "text": numbered(question, 0 if videos else len(media))}
 
 
 @dataclass(frozen=True, kw_only=True)

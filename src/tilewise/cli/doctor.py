@@ -136,8 +136,7 @@ def _tell(
 
 
 def _golden(options: DoctorOptions) -> int:
-    from tilewise.doctor.golden import models, read_golden, try_mode
-    from tilewise.doctor.modes import modes_here
+    from tilewise.doctor.golden import models, modes_here, read_golden, try_mode
 
     modes, golden = modes_here(options.device), read_golden()
     reports: list[ModeReport] = []

@@ -27,28 +27,17 @@ def run_server(settings: Settings, encoding: bool = False) -> int:
 
 
 _USEFUL = frozenset(
-    (
-        *(
-            CONFIG.name,
-            "model",
-            "revision",
-            "hub",
-            "download_dir",
-            "trust_remote_code",
-            "dtype",
-            "quantization",
-            "load_format",
-        ),
-        *("tokenizer", "tokenizer_revision", "hf_token", "mmproj", "batch_invariant", "check_numerics"),
-        *("encoder_cache_gb", "encoder_cache_dir", "encoder_cache_dir_gb"),
-        *("limit_mm_per_prompt", "mm_processor_kwargs", "mm_processor_cache_gb", "tile_budget", "flash_router"),
-        *("exif_orientation", "max_image_pixels", "max_image_aspect_ratio"),
-        *("allowed_local_media_path", "allowed_media_domains"),
-        *("max_body_mb", "h11_max_incomplete_event_size", "h11_max_header_count", "max_num_queued_reqs"),
-        *("request_timeout", "shutdown_timeout", "max_engine_restarts", "engine_restart_window"),
-        *("served_model_name", "detail_tiles", "strict_fields"),
-        *("uvicorn_log_level", "disable_uvicorn_access_log", "disable_access_log_for_endpoints"),
-    )
+    f"""
+    {CONFIG.name} model revision hub download_dir trust_remote_code dtype quantization load_format
+    tokenizer tokenizer_revision hf_token mmproj batch_invariant check_numerics
+    encoder_cache_gb encoder_cache_dir encoder_cache_dir_gb
+    limit_mm_per_prompt mm_processor_kwargs mm_processor_cache_gb tile_budget flash_router
+    exif_orientation max_image_pixels max_image_aspect_ratio allowed_local_media_path allowed_media_domains
+    max_body_mb h11_max_incomplete_event_size h11_max_header_count max_num_queued_reqs
+    request_timeout shutdown_timeout max_engine_restarts engine_restart_window
+    served_model_name detail_tiles strict_fields
+    uvicorn_log_level disable_uvicorn_access_log disable_access_log_for_endpoints
+    """.split()
 )
 """Flags of `serve` that mean something where only tower and projector run, beside those of two groups."""
 _GROUPS = ("address", "access")

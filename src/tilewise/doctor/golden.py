@@ -1,5 +1,7 @@
 """Golden answers: what the demo model says, and how surely, where the arithmetic is right; and their comparison.
 
+Compared are modes: the ways of computing that an engine can be told to take, each with the answers that it has to give.
+
 `demo/golden.json` has them for each arithmetic, computed in float32 by torch's plain ops (`training/golden.py`).
 """
 
@@ -8,20 +10,102 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
 import tilewise
-from tilewise.doctor.modes import PLAIN, ROUNDED, Arithmetic, Mode, plain_ops
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 from tilewise.inputs.media.images import open_image
-from tilewise.inputs.pieces import IMAGE_MARKER, Message
+from tilewise.inputs.pieces import Message, numbered
+from tilewise.platforms import DeviceKind, current_platform
 from tilewise.types import Request, RequestOutput, Tile
+
+Arithmetic = Literal["floats", "int8", "fp8", "w4a16", "int8 cache", "fp8 cache"]
+"""Options that round on purpose. Modes of one arithmetic agree within rounding, so they share golden answers."""
+
+ROUNDED: dict[Arithmetic, dict[str, Any]] = {
+    "floats": {},
+    "int8": {"quantization": "int8"},
+    "fp8": {"quantization": "fp8"},
+    "w4a16": {},
+    "int8 cache": {"kv_cache_dtype": "int8"},
+    "fp8 cache": {"kv_cache_dtype": "fp8"},
+}
+"""Options of the engine for each arithmetic; w4a16 is a checkpoint of its own."""
+PLAIN = {"dtype": "float32", "device": "cpu", "enforce_eager": True}
+"""Options beside `plain_ops` of what is true by definition."""
+_FLOAT32, _BFLOAT16, _FLOAT16 = 2e-3, 0.5, 0.06
+_INT8, _ROUNDED = 0.25, 0.03
+"""Most for rows that are rounded to int8 as they come, where a sum in another order falls to the other side of a half;
+and for weights or caches that are rounded."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way of computing, and how far log-probabilities may be from golden ones."""
+
+    name: str
+    allowed: float
+    options: dict[str, Any] = field(default_factory=dict)
+    arithmetic: Arithmetic = "floats"
+    plain: bool = False
+    """True for torch's ops where a CPU has kernels of ours."""
+
+
+def modes_here(device: DeviceKind = "auto") -> list[Mode]:
+    """Return the modes of a device; with "auto" those of the CPU, and of a GPU or an NPU if there is one.
+
+    Raises InvalidConfig for a device that is not there.
+    """
+    name = current_platform(device).name
+    devices = dict.fromkeys(("cpu", name) if device == "auto" else (name,))
+    return [mode for device in devices for mode in _of_device(device)]
+
+
+def _of_device(device: str) -> Iterator[Mode]:
+    def mode(name: str, allowed: float, arithmetic: Arithmetic = "floats", plain: bool = False, **more: Any) -> Mode:
+        options = {"device": device, "dtype": "float32", **ROUNDED[arithmetic], **more}
+        return Mode(f"{device}, {name}", allowed, options, arithmetic, plain)
+
+    if device == "cpu":
+        yield mode("float32, torch's ops", _FLOAT32, plain=True, enforce_eager=True)
+    yield mode("float32, op by op", _FLOAT32, enforce_eager=True)
+    yield mode("float32, graphs", _FLOAT32)
+    yield mode("bfloat16", _BFLOAT16, dtype="bfloat16")
+    yield mode("float16", _FLOAT16, dtype="float16")
+    yield mode("int8", _INT8, "int8")
+    for arithmetic in ("fp8", "w4a16", "int8 cache", "fp8 cache"):
+        yield mode(arithmetic, _ROUNDED, arithmetic)
+    yield mode("bfloat16, w4a16", _BFLOAT16, "w4a16", dtype="bfloat16")
+    yield mode("prompts in chunks", _FLOAT32, max_num_batched_tokens=48, max_num_seqs=8)
+    yield mode("overlapped steps", _FLOAT32, async_scheduling=True)
+    yield mode("guessing ahead", _FLOAT32, speculative_config={"method": "ngram", "num_speculative_tokens": 4})
+    if device == "cpu":
+        yield mode("batch-invariant", _FLOAT32, batch_invariant=True)
+        yield mode("a vision worker", _FLOAT32, vision_workers=1)
+    yield mode("two ranks", _FLOAT32, tensor_parallel_size=2)
+    yield mode("two stages", _FLOAT32, pipeline_parallel_size=2)
+
+
+@contextmanager
+def plain_ops(wanted: bool = True) -> Iterator[None]:
+    """Let engines that are made inside compute by torch's ops, as the user's variable would."""
+    before = dict(os.environ)
+    if wanted:
+        os.environ |= {Environment.cpu_kernels.name: "0"}
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
 
 DEMO = Path(tilewise.__file__).parent / "demo"
 FILE = DEMO / "golden.json"
@@ -108,7 +192,14 @@ def ask(model: str, options: dict[str, Any]) -> list[GoldenAnswer]:
     sampling = SamplingParams(temperature=0, max_tokens=_LENGTH, logprobs=_SCORES, skip_special_tokens=False)
     with LLM(model, **{"max_model_len": 1024, "max_num_seqs": 8, **options}) as llm:
         asked = list(_questions())
-        requests = [llm.inputs.chat([_message(*one)], list(map(open_image, one[1])), sampling) for one in asked]
+        requests = [
+            llm.inputs.chat(
+                [Message("user", numbered(question, len(files)), images=len(files))],
+                list(map(open_image, files)),
+                sampling,
+            )
+            for question, files in asked
+        ]
         outputs = dict(llm.answer_each(requests))
     return [GoldenAnswer.of(asked[number][0], requests[number], outputs[number]) for number in range(len(asked))]
 
@@ -119,12 +210,6 @@ def _questions() -> Iterator[tuple[str, list[Path]]]:
         turn = next((turn for turn in item["turns"] if "<box>" in turn["answer"]), item["turns"][0])
         yield turn["question"], [DEMO / "pictures" / name for name in item["pictures"]]
     yield _TEXT, []
-
-
-def _message(question: str, pictures: Sequence[Path]) -> Message:
-    """Return a question about pictures, several of which are numbered, as the demo was trained."""
-    numbered = [f"Image-{number}: {IMAGE_MARKER}\n" for number in range(1, len(pictures) + 1)]
-    return Message("user", "".join(numbered if len(pictures) > 1 else []) + question, images=len(pictures))
 
 
 Verdict = Literal["right", "off", "failed", "not here"]

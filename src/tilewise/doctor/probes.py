@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 import tilewise
+from tilewise.chat_server import data_url
 from tilewise.inputs.pieces import Message
 from tilewise.resize import Size
 
@@ -84,8 +84,7 @@ def picture_probes(side: int, frames: int | None = None) -> Iterator[PictureProb
     behind = question(picture_part(_gradient((2 * side, side))), text_first=True)
     yield PictureProbe("text before picture", behind, ((2 * side, side),))
     if frames is not None:
-        data = base64.b64encode(_VIDEO.read_bytes()).decode()
-        part = {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{data}"}}
+        part = {"type": "video_url", "video_url": {"url": data_url("video/mp4", _VIDEO.read_bytes())}}
         yield PictureProbe(f"video, {frames} frames", question(part))
 
 
@@ -98,8 +97,7 @@ def picture_part(picture: Image.Image, exif: Image.Exif | None = None) -> dict[s
     """Return a picture as a part of a message, as a data URL of PNG, which keeps every pixel."""
     content = io.BytesIO()
     picture.save(content, "PNG", **({} if exif is None else {"exif": exif}))
-    url = "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
-    return {"type": "image_url", "image_url": {"url": url}}
+    return {"type": "image_url", "image_url": {"url": data_url("image/png", content.getvalue())}}
 
 
 def _gradient(size: Size) -> Image.Image:

@@ -15,7 +15,7 @@ from tilewise.config import EngineConfig
 from tilewise.entrypoints.llm import LLM
 from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig, InvalidRequest
-from tilewise.evals.client import EvalClient
+from tilewise.evals.client import AnswerStore, EvalClient, identity
 from tilewise.evals.prompts import (
     Dialogue,
     before_everything,
@@ -27,7 +27,6 @@ from tilewise.evals.prompts import (
     windows,
 )
 from tilewise.evals.question import ModelAnswer, Question
-from tilewise.evals.store import AnswerStore, identity
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import TokenIds
 

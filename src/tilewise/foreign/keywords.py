@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from tilewise.errors import InvalidField, UnknownOption
-from tilewise.ignored import Ignored
+from tilewise.ignored import Ignored, asks_nothing
 from tilewise.units import to_python
 
 Arguments = ParamSpec("Arguments")
@@ -31,7 +31,7 @@ class ForeignKeyword:
     def take(self, name: str, value: Any, ignored: Ignored) -> None:
         """Take a value: add the keyword to `ignored` if it asks for something. Raises InvalidField if it is refused."""
         value = to_python(value)
-        if value is None or any(type(value) is type(default) and value == default for default in self.defaults):
+        if asks_nothing(value, self.defaults):
             return
         if self.refused:
             raise InvalidField(name, f"{name}={value!r:.80} is not possible: {self.why}")

@@ -26,7 +26,7 @@ from tilewise.foreign.objects import (
     options_of_media_io,
     options_of_structured,
 )
-from tilewise.ignored import Ignored
+from tilewise.ignored import Ignored, asks_nothing
 
 Fate = Literal["built in", "other device", "other name", "not yet", "never"]
 """built in: it is so anyway; other device: it matters where something else computes; other name: an option here has
@@ -52,22 +52,15 @@ class ForeignOption:
     """A function that puts the value into the options that it is spelt as here; None = it has one name."""
 
     def refuses(self, value: Any) -> bool:
-        if self.accepts is None or _among(value, NOTHING):
-            return False
-        return not _among(value, self.accepts)
+        return self.accepts is not None and not asks_nothing(value, (*NOTHING, *self.accepts))
 
     @property
-    def silent(self) -> bool:
-        """True where the value asks for what is so anyway, or is explained elsewhere: then nothing is logged."""
+    def not_logged(self) -> bool:
+        """True for an option of which the log says nothing.
+
+        Either the value that is left asks for what is so anyway, or what became of it is said elsewhere.
+        """
         return self.fate in ("not yet", "never", "other name") or self.by_key
-
-
-def _among(value: Any, values: tuple[Any, ...]) -> bool:
-    """Return whether a value is one of these. True is no 1 here, and an array, whose equality is no bool, is none."""
-    try:
-        return any(isinstance(value, bool) is isinstance(item, bool) and value == item for item in values)
-    except ValueError:
-        return False
 
 
 KINDS: dict[str, Any] = {
@@ -183,7 +176,7 @@ def _check(values: Mapping[str, Any], entries: Iterable[ForeignOption], ignored:
     if refused:
         raise InvalidConfig(". ".join(refused) + ".")
     for entry, value in given:
-        if not entry.silent and value is not None:
+        if not entry.not_logged and value is not None:
             ignored.add(entry.name, entry.says)
     for name, says in REMARKS.items():
         if values.get(name):

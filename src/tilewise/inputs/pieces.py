@@ -23,6 +23,16 @@ CONTEXT_MARKER = re.compile(r"(?:<img>)?<IMG_CONTEXT>(?:</img>)?")
 _MARKERS = re.compile(f"({IMAGE_MARKER}|{IMAGE_TOKEN}|{VIDEO_MARKER})")
 
 
+def numbered(question: str, pictures: int) -> str:
+    """Return a question behind markers of its pictures, which are numbered if there are several, as in the training.
+
+    A single picture, or a question with markers of its own, leaves the question as it is.
+    """
+    if pictures < 2 or IMAGE_MARKER in question:
+        return question
+    return "".join(f"Image-{number}: {IMAGE_MARKER}\n" for number in range(1, pictures + 1)) + question
+
+
 @dataclass(frozen=True, slots=True)
 class Special:
     """One special token of the tokenizer, by name."""

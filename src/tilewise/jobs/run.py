@@ -59,7 +59,7 @@ def _configs(options: dict[str, Any]) -> tuple[EngineConfig, ServerConfig]:
             raise UnknownOption.named(name, of_engine | of_server | of_job, "A batch run")
     engine = {name: value for name, value in options.items() if name in of_engine | foreign}
     server = {name: value for name, value in options.items() if name in of_server}
-    return EngineConfig.of(Environment.here(), **engine).for_whole_answers(), ServerConfig.of(**server)
+    return EngineConfig.of(Environment.here(), **engine).for_whole_answers(), ServerConfig(**server)
 
 
 def run(job: Job, engine: EngineConfig, server: ServerConfig, signals: Collection[int] = ()) -> Summary:

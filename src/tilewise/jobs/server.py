@@ -22,8 +22,7 @@ from tilewise.ray_cluster import alive_nodes, attach
 from tilewise.remote.engine import EngineProcess
 from tilewise.remote.supervisor import RestartRule
 from tilewise.remote.wire import Build
-from tilewise.server.app import create_app
-from tilewise.server.assemble import assemble, assemble_on_node
+from tilewise.server.assemble import assemble, assemble_on_node, create_app
 from tilewise.server.config import ServerConfig
 from tilewise.server.context import Context
 
@@ -60,7 +59,7 @@ class LocalServer:
         """Wait until the engine is ready. Raises EngineDead if it is given up, or takes forever to come back."""
         try:
             async with asyncio.timeout(_PATIENCE):
-                while self.parts.replicas.state != "ready":
+                while self.parts.service.engine.state != "ready":
                     if self.parts.gave_up:
                         raise EngineDead("The engine died too often and is given up; the log says how it ended.")
                     await asyncio.sleep(_LOOK)
@@ -83,7 +82,7 @@ async def open_local_server(
             yield LocalServer(parts)
     finally:
         parts.service.close()
-        await parts.replicas.close()
+        await parts.service.engine.close()
 
 
 @contextmanager
@@ -93,7 +92,7 @@ def _shown(parts: Context, address: tuple[str, int] | None) -> Iterator[None]:
         return
     host, port = address
     try:
-        listener, thread = start_http_server(port, host, parts.metrics.registry)
+        listener, thread = start_http_server(port, host, parts.service.metrics.registry)
     except OSError as error:
         raise InvalidConfig(
             f"{host}:{port} cannot be listened at for metrics ({error.strerror}): choose another port or url."

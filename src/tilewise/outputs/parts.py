@@ -170,6 +170,10 @@ class HarmonySplitter:
         return True
 
     def _pass(self, tag: str, delta: PartsDelta) -> None:
+        """Take a tag. A header begins with `<|start|>`, or `<|channel|>` where the prompt has begun the message.
+
+        It ends with `<|message|>`, and what lies between names the channel and the recipient of the message behind it.
+        """
         if tag in _HEADER_STARTS:
             if not self._in_header:
                 self._in_header, self._header = True, ""

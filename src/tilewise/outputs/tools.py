@@ -70,6 +70,8 @@ class ToolSplitter(CallReader):
     def add(self, text: str) -> tuple[str, list[CallDelta]]:
         self._held += text
         content, deltas = "", list[CallDelta]()
+        # Each reader takes what it can from the text that is held, and may hand over to another one. When one has
+        # changed neither text nor place, it waits for more text.
         while True:
             before = (self._place, self._held)
             if self._place == "content":

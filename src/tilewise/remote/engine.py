@@ -1,4 +1,4 @@
-"""RemoteEngine: one life of an engine in a process; EngineProcess: that process; Stream: what comes of requests.
+"""RemoteEngine: one engine process, from launch to end; EngineProcess: that process; Stream: what comes of requests.
 
 An event loop never waits for the process. Messages from it are read when they are there, as on any connection. Messages
 to it are sent as far as the pipe has space; a thread sends the rest, and all messages that follow until it is done.
@@ -16,13 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from queue import Queue
 from threading import Thread
 from types import MappingProxyType
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from tilewise.engine.encode_core import EncodedDelta
 from tilewise.errors import TilewiseError
 from tilewise.host import short_waits, without_interrupts
 from tilewise.inputs.media.tile_memory import TileFile
-from tilewise.remote.wire import Abort, Close, FromEngine, Launch, ResetCache, Returned, Submit, ToEngine, framed, pipe
+from tilewise.remote.wire import Close, FromEngine, Launch, Returned, Submit, ToEngine, framed, pipe
 from tilewise.types import Request, SequenceDelta
 
 
@@ -144,7 +144,10 @@ class EngineProcess:
 
 
 class RemoteEngine:
-    """One life of an engine. In `loop`, `on_message` is called with each message, `on_end` when no more will come."""
+    """One engine process, from launch until it ends; the Supervisor makes a new one after each death.
+
+    In `loop`, `on_message` is called with each message, `on_end` when no more will come.
+    """
 
     def __init__(
         self,
@@ -158,11 +161,15 @@ class RemoteEngine:
         self._loop, self._on_message, self._on_end = loop, on_message, on_end
         self._left: Queue[memoryview | None] = Queue()
         self._lent: dict[int, Request] = {}
-        """Requests whose tiles the process reads in shared memory, by the numbers of their loans."""
+        """Requests whose tiles the process reads in shared memory, by the numbers of their loans.
+
+        A loan begins when such a request is sent. It holds the request, whose tiles keep their cells, so that no other
+        picture is written there. It ends when the process says that none of the tiles is in use any more, or is gone.
+        """
         self._loans = itertools.count()
         Thread(target=self._send_left, name="tilewise-engine-writer", daemon=True).start()
         loop.add_reader(self._pipe.fileno(), self._read)
-        self._send(launch)
+        self.send(launch)
 
     @property
     def hung_up(self) -> bool:
@@ -174,13 +181,7 @@ class RemoteEngine:
         message = Submit.of(request.with_(grammar=None), next(self._loans))
         if message.loan is not None and not self._pipe.closed:
             self._lent[message.loan] = request
-        self._send(message)
-
-    def abort(self, request_ids: tuple[str, ...]) -> None:
-        self._send(Abort(request_ids))
-
-    def reset(self, cache: Literal["prefix", "tiles"]) -> None:
-        self._send(ResetCache(cache))
+        self.send(message)
 
     def kill(self) -> None:
         """Kill the process at once, whatever it does."""
@@ -189,7 +190,7 @@ class RemoteEngine:
 
     async def close(self) -> None:
         """Tell the process to end, and kill it if it does not. Returns when it is gone."""
-        self._send(Close())
+        self.send(Close())
         await asyncio.to_thread(self.process.wait)
         self._hang_up()
 
@@ -218,7 +219,8 @@ class RemoteEngine:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._on_end)
 
-    def _send(self, message: ToEngine) -> None:
+    def send(self, message: ToEngine) -> None:
+        """Send a message, as much of it as the pipe takes now; a thread sends the rest."""
         data = memoryview(framed(message))
         # As long as the thread has something to send, also the piece that it sends right now, nothing may overtake it.
         try:

@@ -16,7 +16,7 @@ from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.errors import EngineDead, TilewiseError
 from tilewise.plan import Resolved
 from tilewise.remote.engine import EngineProcess, RemoteEngine, Sink, Stream
-from tilewise.remote.wire import CannotStart, Ends, FromEngine, Launch, Outbox, Ready, WasReset
+from tilewise.remote.wire import Abort, CannotStart, Ends, FromEngine, Launch, Outbox, Ready, ResetCache, WasReset
 from tilewise.types import Request
 
 logger = logging.getLogger("tilewise")
@@ -71,7 +71,6 @@ class Supervisor:
         self._begun = False
         self._heard = 0.0
         self._reason: TilewiseError | None = None
-        self.restarts = 0
         self.load = EngineLoad(0, 0, 0.0)
         self.counters = Counters()
 
@@ -155,7 +154,7 @@ class Supervisor:
         self.check()
         done: asyncio.Future[bool] = self._loop.create_future()
         self._resets.append(done)
-        self._engine.reset(cache)
+        self._engine.send(ResetCache(cache))
         return await done
 
     async def close(self) -> None:
@@ -243,7 +242,6 @@ class Supervisor:
     def _restart(self) -> None:
         if self.state == "restarting":
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-            self.restarts += 1
             try:
                 process = EngineProcess(self.number, self._tiles)
             except OSError as error:  # no memory or no descriptors left, which may be what the engine died of
@@ -275,4 +273,4 @@ class Supervisor:
         for request_id in request_ids:
             self._sinks.pop(request_id, None)
         if unfinished and self.state == "ready":
-            self._engine.abort(unfinished)
+            self._engine.send(Abort(unfinished))

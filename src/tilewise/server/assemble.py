@@ -5,8 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import RedirectResponse
+from starlette.types import ASGIApp
 
 import tilewise
 from tilewise.config import EngineConfig
@@ -28,19 +37,31 @@ from tilewise.remote.replicas import memory_part, replicas_of
 from tilewise.remote.supervisor import RestartRule
 from tilewise.remote.wire import Build, Launch
 from tilewise.sampling_params import MAX_N
+from tilewise.server import information, tokenize
+from tilewise.server.anthropic import routes as anthropic
+from tilewise.server.chat import routes as chat
 from tilewise.server.chat.call import check_template_options
+from tilewise.server.completions import routes as completions
 from tilewise.server.config import ServerConfig
 from tilewise.server.context import Context
+from tilewise.server.exchange import IGNORED_HEADER, Router
 from tilewise.server.metrics import Metrics
+from tilewise.server.middleware import ALWAYS_OPEN, OPEN, HttpCounter, RequestGuard
+from tilewise.server.openapi import api_routes, document, pages
+from tilewise.server.problems import routing_error
+from tilewise.server.request_id import HEADER
+from tilewise.server.responses import routes as responses
 from tilewise.server.responses.store import ResponseStore, StoreLimits
 from tilewise.server.served import ServedModel
 from tilewise.server.service import AnswerService
-from tilewise.server.tracing import Tracing
+from tilewise.server.tracing import TraceContext, Tracing
 from tilewise.units import GIB, in_bytes
 
 logger = logging.getLogger("tilewise")
 _LEAST_SHARED = GIB
 """Bytes of tiles of requests in flight that there is memory for, though no picture is to be known again."""
+_THREADS = 64
+"""Threads that fetch, decode and cut media, where nothing is said."""
 _FRAMES_SHARE = 8
 """The part of the memory for known pictures, one of so many, that is for frames of videos."""
 
@@ -78,11 +99,13 @@ async def assemble(
         reader, preparer = replace(reader, opener=opener), replace(preparer, opener=opener, cache=frames)
     served = served_model(engine, config, preparer.max_model_len, sampling, found.spec)
     metrics = Metrics(served.name, served.max_model_len, len(replicas.engines))
-    service = AnswerService(replicas, preparer, reader, config, metrics, media_threads(), tracing)
+    service = AnswerService(
+        replicas, preparer, reader, config, metrics, Environment.here().media_threads or _THREADS, tracing
+    )
     lines = 0 if engine.disable_log_stats else len(replicas.engines)
     stats = [StatsLog(Environment.here().log_interval, time.monotonic(), number) for number in range(lines)]
     store = None if limits is None else ResponseStore(limits)
-    context = Context(replicas, service, served, metrics, stats, config, engine, found.checkpoint.folder.path, store)
+    context = Context(service, served, stats, config, engine, found.checkpoint.folder.path, store)
     for one in replicas.engines:
         metrics.engines[one.number].describe_caches(one.resolved)
         context.became(one.number, "ready")
@@ -140,6 +163,7 @@ def served_model(
         ignored.add("chat_template_kwargs.enable_thinking", "the model was not trained to think")
     LOG.take(ignored.reasons, "default_chat_template_kwargs")
     return ServedModel(
+        config=config,
         names=config.served_model_name or (engine.model,),
         root=engine.model,
         created=int(time.time()),
@@ -147,7 +171,6 @@ def served_model(
         tiling=spec.tiling,
         tokens_per_tile=spec.tokens_per_tile,
         sampling=sampling,
-        max_logprobs=engine.max_logprobs,
         max_answers=max_answers(engine.max_num_seqs * engine.data_parallel_size),
         tools=config.enable_auto_tool_choice,
         tool_form=form,
@@ -157,11 +180,7 @@ def served_model(
         starts=spec.start_id is not None,
         thinks_unasked=template.thinks,
         opens_thinking=bool(template.think_opening),
-        detail_tiles=config.detail_tiles or {},
         priorities=engine.scheduling_policy == "priority",
-        tokens_as_ids=config.return_tokens_as_token_ids,
-        strict_fields=config.strict_fields,
-        force_include_usage=config.enable_force_include_usage,
     )
 
 
@@ -184,11 +203,6 @@ def shared_tiles(file: TileFile, bound: int, size: int) -> TileForm | None:
     return form
 
 
-def media_threads() -> int:
-    """Return the number of threads that fetch, decode and cut media."""
-    return Environment.here().media_threads or 64
-
-
 def media_workers() -> int:
     """Return the number of processes that open and cut media."""
     asked = Environment.here().media_workers
@@ -198,3 +212,84 @@ def media_workers() -> int:
 def max_answers(running: int) -> int:
     """Return the most answers to one prompt: VLLM_MAX_N_SEQUENCES, or as many as run at once, and at most MAX_N."""
     return min(Environment.here().max_answers or running, MAX_N)
+
+
+logger = logging.getLogger("tilewise")
+ROUTERS = (*(chat.router, completions.router, responses.router, anthropic.router, tokenize.router, information.router),)
+"""The routes of every server of a model."""
+
+UI_PATH = "/ui"
+
+
+def routers_of(config: ServerConfig) -> tuple[Router, ...]:
+    """Return a server's routes; vLLM's variable VLLM_SERVER_DEV_MODE adds vLLM's routes for developers."""
+    tokenizer = (information.tokenizer_router,) if config.enable_tokenizer_info_endpoint else ()
+    developers = (information.developer_router,) if Environment.here().developer_routes else ()
+    return (*ROUTERS, *tokenizer, *developers)
+
+
+def create_app(context: Context, routers: Sequence[Router] | None = None) -> ASGIApp:
+    """Return a server's application with the routes of `routers`; None = those that its options ask for.
+
+    With the option `ui`, the web chat asks this server at its address. Raises InvalidConfig without gradio.
+
+    A request passes HttpCounter, RequestGuard, CORS and, where spans are sent, TraceContext on its way to a route.
+    """
+    config, routers = context.config, routers or routers_of(context.config)
+    app = FastAPI(lifespan=partial(_lifespan, context, routers), openapi_url=None)
+    app.state.context = context
+    for router in routers:
+        app.include_router(router)
+    open_paths = ALWAYS_OPEN if config.metrics_with_key else OPEN
+    if not config.disable_fastapi_docs:
+        describe = partial(
+            document, routers, keys=bool(config.api_key), open_paths=open_paths, root_path=config.root_path
+        )
+        app.include_router(pages(describe))
+    if config.ui:
+        from tilewise.ui.app import mount
+        from tilewise.ui.servers import Servers
+
+        mount(app, Servers((f"{config.url}/v1",)), UI_PATH)
+        app.add_route("/", lambda _: RedirectResponse(config.root_path + UI_PATH))
+        open_paths = (*open_paths, "/")
+    app.add_exception_handler(HTTPException, routing_error(api_routes(routers)))
+    if context.service.tracing is not None:
+        app.add_middleware(TraceContext)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=config.allowed_origins,
+        allow_methods=config.allowed_methods,
+        allow_headers=config.allowed_headers,
+        allow_credentials=config.allow_credentials,
+        expose_headers=[IGNORED_HEADER, HEADER, "Retry-After"],
+    )
+    return HttpCounter(_guarded(app, config, open_paths), context.service.metrics.registry)
+
+
+def _guarded(app: ASGIApp, config: ServerConfig, open_paths: Sequence[str]) -> RequestGuard:
+    return RequestGuard(
+        app,
+        keys=config.api_key,
+        open_paths=open_paths,
+        open_below=UI_PATH if config.ui else None,
+        root_path=config.root_path,
+        max_body_bytes=int(config.max_body_mb * 2**20),
+        max_headers=config.h11_max_header_count,
+        echo_request_id=config.enable_request_id_headers,
+    )
+
+
+@asynccontextmanager
+async def _lifespan(context: Context, routers: Sequence[Router], _: FastAPI) -> AsyncIterator[None]:
+    logger.info("Available routes are:")  # in the words of vLLM's log
+    for route in api_routes(routers):
+        logger.info("Route: %s, Methods: %s", route.path, ", ".join(sorted(route.methods or ())))
+    ticking = asyncio.create_task(context.tick())
+    yield
+    ticking.cancel()
+    with suppress(asyncio.CancelledError):
+        await ticking
+    if context.store is not None:
+        context.store.close()
+    context.service.close()

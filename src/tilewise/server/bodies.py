@@ -91,7 +91,7 @@ _OF_PICTURES = (
     *(field.name for field in OF_MEDIA),
 )
 _PREFIX = "Put it at the beginning of the prompt."
-_OWN = (
+_PROMPT_FIELDS = (
     refused("prefill", "Put it at the end of the prompt.", ""),
     *(refused(name, _PREFIX, "", [], {}) for name in ("system", "system_prompt", "systemInstruction")),
     refused("system_instruction", _PREFIX, "", {}),
@@ -119,8 +119,8 @@ class CompletionBody(CompletionFields):
         refused("instructions", _PREFIX, ""),
         refused("text", "A text to continue is the prompt; the form of an answer is response_format.", {}),
         refused("top_logprobs", "Its name here is logprobs, a number.", 0),
-        *_OWN,
-        *without((_MEDIA, *_SHARED), *_OF_PICTURES, *(field.name for field in _OWN)),
+        *_PROMPT_FIELDS,
+        *without((_MEDIA, *_SHARED), *_OF_PICTURES, *(field.name for field in _PROMPT_FIELDS)),
         *(
             refused(name, "Text completions take no pictures: use /v1/chat/completions.", {}, [])
             for name in _OF_PICTURES

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic_core import CoreSchema
 
 from tilewise.errors import InvalidField, did_you_mean
-from tilewise.ignored import Ignored, is_near_miss, other_spelling
+from tilewise.ignored import Ignored, asks_nothing, is_near_miss, other_spelling
 
 Effect = Literal["works", "refused", "no effect"]
 
@@ -27,15 +27,14 @@ class Field:
     """Values that ask for nothing: a refused field is taken with them, one without effect is not named. None always is
     one."""
 
-    def asks_nothing(self, value: Any) -> bool:
-        """True if `value` is harmless. A number is the same one however it is written, but true is not one."""
-        return any(value == same and isinstance(value, bool) == isinstance(same, bool) for same in self.harmless)
+    def take(self, value: Any, ignored: Ignored) -> bool:
+        """Return True if the field works. Otherwise note it as ignored, but for a harmless value.
 
-    def is_kept(self, value: Any, ignored: Ignored) -> bool:
-        """Return whether a value that is not null means something; note it as ignored if not. Raises InvalidField."""
+        Raises InvalidField if it is refused.
+        """
         if self.effect == "works":
             return True
-        if not self.asks_nothing(value):
+        if not asks_nothing(value, self.harmless):
             if self.effect == "refused":
                 raise InvalidField(self.name, f"{self.name} is not supported: {self.note}")
             ignored.add(self.name, self.note)
@@ -165,7 +164,7 @@ class Body(Given):
             if name not in known:
                 if value is not None or unknown.strict:
                     unknown.take(name, known, cls.route)
-            elif value is not None and known[name].is_kept(value, unknown.ignored):
+            elif value is not None and known[name].take(value, unknown.ignored):
                 kept[name] = value
         pruned = {name: _pruned(_models_of(cls, name), name, value, unknown) for name, value in kept.items()}
         return cls.model_validate(pruned)

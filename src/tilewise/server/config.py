@@ -5,7 +5,6 @@ Options of the engine are in EngineConfig; `tilewise serve` makes both from one 
 
 from __future__ import annotations
 
-import dataclasses
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from tilewise.errors import InvalidConfig, UnknownOption
+from tilewise.errors import InvalidConfig
 from tilewise.host import require_extra
 from tilewise.inputs.tool_text import ToolFormName
 from tilewise.option import MANY, check_range, check_types, option, whole
@@ -190,15 +189,6 @@ class ServerConfig:
     otlp_traces_endpoint: str | None = option(
         None, "where spans of requests are sent, as http://localhost:4318/v1/traces; needs tilewise[otel]", "logging"
     )
-
-    @classmethod
-    def of(cls, **options: Any) -> ServerConfig:
-        """Build from keywords; an unknown one raises UnknownOption with the nearest that exists."""
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in options:
-            if name not in known:
-                raise UnknownOption.named(name, known, "The server")
-        return cls(**options)
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -18,12 +18,10 @@ from tilewise.config import EngineConfig
 from tilewise.engine.counters import Counters, StatsLog
 from tilewise.ignored import Ignored
 from tilewise.inputs.grammar import name_unenforced
-from tilewise.remote.replicas import Replicas
 from tilewise.remote.supervisor import State
 from tilewise.remote.wire import Outbox
 from tilewise.server.answers import CompletionHead, request_times
 from tilewise.server.config import ServerConfig
-from tilewise.server.metrics import Metrics
 from tilewise.server.responses.store import ResponseStore
 from tilewise.server.served import ServedModel
 from tilewise.server.service import AnswerService
@@ -37,10 +35,8 @@ _TICK = 1.0  # seconds between looks at whether the periodic line is due
 class Context:
     """All parts of one server. It watches the engines and passes on what they report, to metrics and to the log."""
 
-    replicas: Replicas
     service: AnswerService
     served: ServedModel
-    metrics: Metrics
     stats: list[StatsLog]
     """The periodic log line of each engine; empty under `--disable-log-stats`."""
     config: ServerConfig
@@ -60,22 +56,22 @@ class Context:
 
     def became(self, engine: int, state: State) -> None:
         """Note the new state of an engine; this method and `took` make up `Watcher`."""
-        self.metrics.engines[engine].engine_is(state == "ready", state == "restarting")
-        if self.replicas.state == "failed":
+        self.service.metrics.engines[engine].engine_is(state == "ready", state == "restarting")
+        if self.service.engine.state == "failed":
             self.gave_up = True
             for end in self._ends:
                 end()
 
     def took(self, engine: int, outbox: Outbox) -> None:
-        self.metrics.engines[engine].take(outbox.counters, outbox.load)
-        self.metrics.media(*self.service.preparer.media_use)
+        self.service.metrics.engines[engine].take(outbox.counters, outbox.load)
+        self.service.metrics.media(*self.service.preparer.media_use)
         self._tick(engine, outbox.counters)
 
     async def tick(self) -> None:
         """Log the periodic line of each engine whenever it is due, until cancelled."""
         while True:
             await asyncio.sleep(_TICK)
-            for engine in self.replicas.engines:
+            for engine in self.service.engine.engines:
                 self._tick(engine.number, engine.counters)
 
     def _tick(self, engine: int, counters: Counters) -> None:
@@ -85,7 +81,7 @@ class Context:
         if engine == 0:
             media = self.service.preparer.media_counts
             counters = replace(counters, mm_cache_queries=media.queries, mm_cache_hits=media.hits)
-        self.stats[engine].tick(counters, self.replicas.engines[engine].load, time.monotonic())
+        self.stats[engine].tick(counters, self.service.engine.engines[engine].load, time.monotonic())
 
     def scope(self, raw: HttpRequest, salt: str | None) -> str:
         """Return whose request this is, as far as one can tell: a digest of its key, if there are keys, and salt."""
@@ -98,7 +94,7 @@ class Context:
 
         Source: xds.data.orca.v3.OrcaLoadReport; the names are those that vLLM reports.
         """
-        form, load = raw.headers.get("endpoint-load-metrics-format", "").upper(), self.replicas.load
+        form, load = raw.headers.get("endpoint-load-metrics-format", "").upper(), self.service.engine.load
         found = {"kv_cache_usage_perc": float(load.kv_cache_usage), "num_requests_waiting": float(load.waiting)}
         if form == "JSON":
             return {"endpoint-load-metrics": f"JSON {json.dumps({'named_metrics': found})}"}

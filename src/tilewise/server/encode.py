@@ -78,13 +78,13 @@ def encode_call(body: dict[str, Any], served: ServedModel, ignored: Ignored) -> 
 
     Raises InvalidRequest, UnknownModel or pydantic's ValidationError.
     """
-    unknown = UnknownFields(ignored, served.strict_fields)
+    unknown = UnknownFields(ignored, served.config.strict_fields)
     fields = EncodeBody.read(body, unknown)
     parts = fields.input if isinstance(fields.input, list) else [fields.input]
     if not 1 <= len(parts) <= MOST_PICTURES:
         raise InvalidField("input", f"input has {len(parts)} pictures, it must have 1 to {MOST_PICTURES}: send several "
                            "requests.")  # fmt: skip
-    rules = RequestRules(unknown, served.detail_tiles, "input")
+    rules = RequestRules(unknown, served.config.detail_tiles or {}, "input")
     return EncodeCall(served.resolve(fields.model), parse_pictures(parts, rules), processor_of(fields))
 
 

@@ -22,6 +22,7 @@ from tilewise.ignored import Ignored
 from tilewise.server.context import context_of
 from tilewise.server.openapi import Operation
 from tilewise.server.problems import problem_of
+from tilewise.server.request_id import HEADER, RULE
 from tilewise.server.service import AnswerService
 
 _LARGE = 2**18  # bytes of a body that is parsed in a thread
@@ -79,6 +80,8 @@ class Router(APIRouter):
 async def exchange(raw: Request, work: Work) -> Response:
     """Answer one request by `work`; names without effect are in a header, the log and a counter."""
     ignored, service = Ignored(), context_of(raw).service
+    if HEADER in raw.headers and not raw.state.request_id.from_header:
+        ignored.add(HEADER, f"it {RULE}")
 
     async def read() -> dict[str, Any]:
         data = b"".join([piece async for piece in raw.stream()])  # not Request.body, which is kept with the request

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import re
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from tilewise.errors import InvalidField, InvalidRequest, TooLong
 from tilewise.inputs.prepare import Preparer
 from tilewise.sampling_params import SamplingParams
 from tilewise.server.body import Body, Given, works
+from tilewise.server.request_id import RequestId
 from tilewise.server.served import ServedModel
 from tilewise.structured_outputs import StructuredOutputsParams
 from tilewise.types import Request
@@ -137,16 +137,15 @@ class CompletionFields(GenerationFields):
     return_tokens_as_token_ids: bool | None = works("Tokens of log-probabilities are written token_id:N.")
 
 
-_OTHERWISE = {"max_tokens", "structured_outputs", "truncate_prompt_tokens"}
+_TRANSLATED = {"max_tokens", "structured_outputs", "truncate_prompt_tokens"}
 _SAME_NAME = tuple(
     field.name
     for field in dataclasses.fields(SamplingParams)
-    if field.name in CompletionFields.model_fields and field.name not in _OTHERWISE
+    if field.name in CompletionFields.model_fields and field.name not in _TRANSLATED
 )
 """Fields that are options of SamplingParams as they come."""
 LIGHT = 2048
 """Most characters of a prompt that is prepared on the event loop: they are tokenized sooner than a thread would be."""
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _FORM = re.compile(r"^structured_outputs\.\w+")
 _GUIDED = ("json", "regex", "choice", "grammar")
 
@@ -265,31 +264,19 @@ class ReplyOptions:
     """True if tokens of log-probabilities are written `token_id:N`."""
 
 
-def reply_of(fields: CompletionFields, served: ServedModel, prefix: str, header_id: str | None) -> ReplyOptions:
+def reply_of(fields: CompletionFields, served: ServedModel, prefix: str, name: RequestId) -> ReplyOptions:
     options, as_ids = fields.stream_options or StreamOptions(), fields.return_tokens_as_token_ids
-    usage = fields.stream and (served.force_include_usage or bool(options.include_usage))
+    usage = fields.stream and (served.config.enable_force_include_usage or bool(options.include_usage))
     return ReplyOptions(
-        id=prefix + request_id(header_id, fields.request_id),
+        id=prefix + name.or_of_body(fields.request_id),
         model=served.resolve(fields.model),
         created=int(time.time()),
         stream=fields.stream,
         include_usage=usage,
-        continuous_usage=usage and (served.force_include_usage or bool(options.continuous_usage_stats)),
+        continuous_usage=usage and (served.config.enable_force_include_usage or bool(options.continuous_usage_stats)),
         token_ids=fields.return_token_ids,
-        tokens_as_ids=served.tokens_as_ids if as_ids is None else as_ids,
+        tokens_as_ids=served.config.return_tokens_as_token_ids if as_ids is None else as_ids,
     )
-
-
-def request_id(header_id: str | None, body_id: str | None) -> str:
-    for where, value in (("X-Request-Id", header_id), ("request_id", body_id)):
-        if value is None:
-            continue
-        if not _REQUEST_ID.fullmatch(value):
-            raise InvalidField(
-                "request_id", f"{where} must be 1 to 128 characters of ASCII without blanks, got {value!r:.80}."
-            )
-        return value
-    return uuid.uuid4().hex
 
 
 def check_routing(fields: CompletionFields, served: ServedModel) -> None:

@@ -154,7 +154,7 @@ def _model(name: str, served: ServedModel) -> ModelCard:
             "use_thumbnail": tiling.thumbnail,
             "dynamic_image_size": tiling.dynamic,
             "tokens_per_tile": served.tokens_per_tile,
-            "detail_tiles": dict(served.detail_tiles),
+            "detail_tiles": served.config.detail_tiles or {},
         },
     }
 
@@ -185,10 +185,10 @@ async def version(_: Request) -> Response:
 async def metrics(raw: Request) -> Response:
     """Metrics for Prometheus, under vLLM's names."""
     context = context_of(raw)
-    context.metrics.media(*context.service.preparer.media_use)
-    for of_engine, engine in zip(context.metrics.engines, context.replicas.engines, strict=True):
+    context.service.metrics.media(*context.service.preparer.media_use)
+    for of_engine, engine in zip(context.service.metrics.engines, context.service.engine.engines, strict=True):
         of_engine.silent(engine.silent_seconds)
-    return Response(context.metrics.render(), media_type=_METRICS)
+    return Response(context.service.metrics.render(), media_type=_METRICS)
 
 
 @router.on("GET", "/load", Operation(gives="Their number.", answer=Load))

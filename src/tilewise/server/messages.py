@@ -67,7 +67,7 @@ class RequestRules(MessageRules):
 
     def check_message(self, message: Mapping[str, Any], role: str, where: str, last: bool) -> None:
         known = _KEYS.get(role, ("role", "content"))
-        for key in _said(message):
+        for key in _nonempty_keys(message):
             begins_answer = last and role == "assistant" and key in PREFIX_KEYS and isinstance(message[key], bool)
             if key not in known and not begins_answer:
                 self._take_key(key, role, where)
@@ -94,10 +94,12 @@ class RequestRules(MessageRules):
             raise InvalidField(where, f"{where} must be an object of type function, got {call!r:.80}.")
         if not isinstance(call.get("id"), str | None):
             raise InvalidField(where, f"{where}: id must be a text, got {call['id']!r:.80}.")
-        self._unknown.take_all("messages.tool_calls", _said(call), ("id", "type", "function"), where)
+        self._unknown.take_all("messages.tool_calls", _nonempty_keys(call), ("id", "type", "function"), where)
 
     def check_keys(self, value: Mapping[str, Any], known: Sequence[str], where: str, inside: str = "") -> None:
-        self._unknown.take_all(f"{self._place}.{inside}" if inside else self._place, _said(value), known, where)
+        self._unknown.take_all(
+            f"{self._place}.{inside}" if inside else self._place, _nonempty_keys(value), known, where
+        )
 
     def check_medium(self, part: Mapping[str, Any], inner: Mapping[str, Any], key: str, where: str) -> None:
         if inner.get("file_id", part.get("file_id")) not in _NOTHING:
@@ -114,6 +116,6 @@ class RequestRules(MessageRules):
             self._unknown.ignored.add(f"{self._place}.{key}.detail", why)
 
 
-def _said(value: Mapping[str, Any]) -> list[str]:
+def _nonempty_keys(value: Mapping[str, Any]) -> list[str]:
     """Return the keys whose values say something."""
     return [key for key, inner in value.items() if inner not in _NOTHING]

@@ -27,6 +27,7 @@ from tilewise.inputs.media.cache import CacheCounts
 from tilewise.inputs.media.reader import LEFT_OUT
 from tilewise.plan import Resolved
 from tilewise.server.bodies import KNOWN
+from tilewise.server.request_id import HEADER
 from tilewise.types import Request, RequestOutput, TokenDelta
 
 _FIRST_TOKEN = (
@@ -335,7 +336,7 @@ class Metrics:
     def ignored(self, names: Iterable[str]) -> None:
         """Count the fields of a request that have no effect; names that clients invent are counted together."""
         for name in names:
-            self._ignored(name if name in KNOWN or name in LEFT_OUT else "other").inc()
+            self._ignored(name if name in KNOWN or name in LEFT_OUT or name == HEADER else "other").inc()
 
     def media(self, media: CacheCounts, tile_memory: float = 0.0) -> None:
         """Take in how many pictures and frames were to be cut, and had been cut before, since the start.

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import re
 import time
-import uuid
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tilewise.errors import TilewiseError
 from tilewise.server.problems import Problem
+from tilewise.server.request_id import HEADER, RequestId
 
 _SMALL = 2**14
 """Bytes of a body that waits for no turn."""
@@ -165,8 +164,6 @@ ALWAYS_OPEN = ("/health", "/ping")
 OPEN = (*ALWAYS_OPEN, "/version", "/metrics")
 """Paths that need no key by default, since whoever scrapes a server or waits for it has none; they tell of no request.
 vLLM's middleware guards /v1, /v2, /inference and /cohere alone."""
-_REQUEST_ID = re.compile("[!#-;=?-~]{1,128}")
-"""Ids that are repeated: those that answers get as their own (`request_id`), but for quotes and angle brackets."""
 _HEADER_BYTES = 2**16  # of all headers together
 _TWO_ENDS = "The request has Content-Length and Transfer-Encoding, which a proxy may read otherwise: send one of them."
 _CLOSING = {"Connection": "close"}  # of answers to requests whose bodies are not waited for
@@ -253,15 +250,14 @@ class RequestGuard:
         return any(matches) and scheme.lower() == "bearer"
 
     async def _pass(self, scope: Scope, intake: BodyReceiver, send: Send, headers: Headers) -> None:
-        given = headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        request_id = RequestId.of(headers.get(HEADER))
+        scope.setdefault("state", {})["request_id"] = request_id  # which a route may change for the body's
 
         async def labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 if self.echo_request_id:
-                    headers["X-Request-Id"] = request_id
+                    headers[HEADER] = request_id.text
                 if intake.refused:
                     headers["Connection"] = "close"
             await send(message)
@@ -280,7 +276,12 @@ def _digest(key: bytes) -> bytes:
 
 
 def _drained(send: Send, intake: BodyReceiver) -> Send:
-    """Return a `send` that throws away the rest of a refused body after the answer, and only then ends the exchange."""
+    """Return a `send` that throws away the rest of a refused body after the answer, and only then ends the exchange.
+
+    Once an exchange has ended its connection is closed, and one that is closed with bytes unread is reset, by which the
+    client may lose the answer. So the last message is held back until the rest of the body was read, or has taken too
+    long.
+    """
 
     async def drained(message: Message) -> None:
         if intake.refused and message["type"] == "http.response.body" and not message.get("more_body", False):

@@ -210,7 +210,7 @@ def routing_error(routes: Sequence[APIRoute]) -> Handler:
         if error.status_code not in (404, 405):
             return Problem(error.status_code, str(error.detail)).response(error.headers)
         paths = [route.path for route in routes]
-        message = _encodes_alone(path) if _ENCODE in paths else absent(path, paths)
+        message = _encodes_alone(path) if _ENCODE in paths else not_found_text(path, paths)
         return Problem(404, message).response()
 
     return answer
@@ -228,10 +228,10 @@ def _methods(request: Request, routes: Sequence[APIRoute]) -> list[str]:
     return sorted({method for route in matching for method in route.methods or ()})
 
 
-def absent(path: str, known: Sequence[str]) -> str:
+def not_found_text(path: str, known: Sequence[str]) -> str:
     """Return a sentence or two about a path that is none of the known ones.
 
-    >>> absent("/v1/chat/completion", [])
+    >>> not_found_text("/v1/chat/completion", [])
     'Not Found: /v1/chat/completion is not served. Conversations are answered by POST /v1/chat/completions.'
     """
     says = next((f" {says}." for pattern, says in _PATTERNS if pattern.fullmatch(path)), None)

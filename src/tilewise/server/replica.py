@@ -14,8 +14,7 @@ from starlette.types import ASGIApp
 import tilewise
 from tilewise.config import EngineConfig
 from tilewise.errors import EngineDead
-from tilewise.server.app import create_app
-from tilewise.server.assemble import assemble_on_node
+from tilewise.server.assemble import assemble_on_node, create_app
 from tilewise.server.config import ServerConfig
 from tilewise.server.context import Context
 
@@ -58,7 +57,7 @@ class Replica:
         """Close the engines; Serve awaits this when a replica is no longer wanted and its requests have ended."""
         context: Context | None = getattr(self, "_context", None)
         if context is not None:
-            await context.replicas.close()
+            await context.service.engine.close()
 
 
 def deployment(engine: EngineConfig, server: ServerConfig, replicas: int | tuple[int, int], cpus: float) -> Any:

@@ -25,8 +25,7 @@ from tilewise.errors import EngineDead, InvalidConfig
 from tilewise.host import allow_many_open_files
 from tilewise.remote.engine import EngineProcess
 from tilewise.remote.wire import Build
-from tilewise.server.app import UI_PATH, create_app
-from tilewise.server.assemble import assemble
+from tilewise.server.assemble import UI_PATH, assemble, create_app
 from tilewise.server.config import ServerConfig
 from tilewise.server.context import Context
 from tilewise.server.exchange import Router
@@ -104,7 +103,7 @@ async def serve(
             logger.info("The web chat is at %s", config.url + UI_PATH)
         server = Server(uvicorn_config(context, routers), context)
         await server.serve(sockets=[listener])
-        await context.replicas.close()
+        await context.service.engine.close()
         logger.info("Shutdown complete")
         return 0 if server.started and not context.gave_up else 1
     finally:
@@ -202,7 +201,7 @@ class Server(uvicorn.Server):
             await self._until_idle(self._patience)
         if service.in_flight:
             logger.info("Aborting %d requests", service.in_flight)
-            self._context.replicas.end_streams(
+            self._context.service.engine.end_streams(
                 EngineDead("The server is shutting down: send the request to another one.")
             )
             await self._until_idle(_ABORTED)

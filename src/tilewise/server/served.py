@@ -9,13 +9,14 @@ from typing import Any
 from tilewise.errors import UnknownModel
 from tilewise.inputs.media.tiling import Tiling
 from tilewise.inputs.tool_text import ToolFormName
-from tilewise.types import Detail
+from tilewise.server.config import ServerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
     """The model that a server has, under one or more names, with defaults and rules for its requests."""
 
+    config: ServerConfig
     names: tuple[str, ...]
     """Names that requests may give as `model`; without one, a request means the first."""
     root: str
@@ -26,7 +27,6 @@ class ServedModel:
     tokens_per_tile: int = 256
     sampling: Mapping[str, Any] = field(default_factory=dict)
     """Sampling options of requests that do not set them (`default_sampling`)."""
-    max_logprobs: int = 20
     max_answers: int = 64
     """Most answers to one prompt: each is a sequence of its own, which is held whole, pictures too, while it waits."""
     tools: bool = True
@@ -39,8 +39,6 @@ class ServedModel:
     """True if the model was trained to think."""
     starts: bool = False
     """True if a start token stands before every prompt."""
-    detail_tiles: Mapping[Detail, int] = field(default_factory=dict)
-    """Most tiles of a picture by the `detail` of its image_url (`--detail-tiles`)."""
     thinking: bool | None = None
     """True if the model is asked to think first where a request does not say; None = as the template does."""
     thinks_unasked: bool = False
@@ -49,11 +47,6 @@ class ServedModel:
     """True if prompts that ask for thinking end with `<think>`, so that answers do not begin with it."""
     priorities: bool = False
     """True if the scheduler orders requests by `priority`."""
-    force_include_usage: bool = False
-    tokens_as_ids: bool = False
-    """True if tokens of log-probabilities are written `token_id:N`, where a request does not say."""
-    strict_fields: bool = False
-    """True if unknown fields of a request are refused, instead of being named in its answer."""
 
     @property
     def name(self) -> str:

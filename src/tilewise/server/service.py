@@ -138,7 +138,7 @@ class AnswerService:
         try:
             async with self.engine.open(group.requests) as stream:
                 engine = stream.engine_of(group.requests[0].id)
-                yield []
+                yield []  # the engine has the request: routes send status and headers now, before the prefill
                 async for deltas in stream:
                     self._waiting_tokens -= tokens if waiting else 0
                     waiting = False

@@ -60,7 +60,7 @@ def tokenize_call(body: dict[str, Any], served: ServedModel, ignored: Ignored) -
     Raises InvalidRequest, UnknownModel or pydantic's ValidationError.
     """
     check_template(body)
-    unknown = UnknownFields(ignored, served.strict_fields)
+    unknown = UnknownFields(ignored, served.config.strict_fields)
     fields = TokenizeBody.read(body, unknown)
     served.resolve(fields.model)
     if (fields.prompt is None) == (fields.messages is None):
@@ -86,7 +86,7 @@ def tokenize_body(call: TokenizeCall, preparer: Preparer, reader: MediaReader) -
 
 
 def detokenize_body(body: dict[str, Any], served: ServedModel, tokenizer: Tokenizer, ignored: Ignored) -> Detokenized:
-    fields = DetokenizeBody.read(body, UnknownFields(ignored, served.strict_fields))
+    fields = DetokenizeBody.read(body, UnknownFields(ignored, served.config.strict_fields))
     served.resolve(fields.model)
     check_ids("tokens", fields.tokens, tokenizer)
     return {"prompt": tokenizer.decode(fields.tokens, skip_special_tokens=False)}

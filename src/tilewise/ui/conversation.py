@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import mimetypes
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tilewise.chat_server import Delta
+from tilewise.chat_server import Delta, data_url
+from tilewise.inputs.pieces import numbered
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
@@ -141,7 +141,8 @@ class ChatConversation:
         for exchange in self.exchanges:
             if found and found[-1]["role"] == "user":  # that got no answer
                 found.pop()
-            text = {"type": "text", "text": _numbered(exchange)}
+            pictures = 0 if exchange.pictures != exchange.files else len(exchange.files)
+            text = {"type": "text", "text": numbered(exchange.question, pictures)}
             files = [_with_detail(part(file), settings.detail) for file in exchange.files]
             found.append({"role": "user", "content": [*files, text] if files else exchange.question})
             if exchange.answer and exchange is not self.exchanges[-1]:
@@ -195,8 +196,8 @@ def media_type(file: str) -> str:
 def data_part(file: str) -> dict[str, Any]:
     """Return a picture or video as a content part that holds its data. Raises OSError."""
     kind = "video" if is_video(file) else "image"
-    data = base64.b64encode(Path(file).read_bytes()).decode()
-    return {"type": f"{kind}_url", f"{kind}_url": {"url": f"data:{media_type(file)};base64,{data}"}}
+    url = data_url(media_type(file), Path(file).read_bytes())
+    return {"type": f"{kind}_url", f"{kind}_url": {"url": url}}
 
 
 def _apart(seconds: dict[str, float]) -> dict[str, float]:
@@ -204,11 +205,3 @@ def _apart(seconds: dict[str, float]) -> dict[str, float]:
     waited = max(0.0, seconds["queue"] + seconds["prefill"] - seconds["encode"])
     queue = min(seconds["queue"], waited)
     return {**seconds, "queue": queue, "prefill": waited - queue}
-
-
-def _numbered(exchange: Exchange) -> str:
-    """Return the question behind markers of its pictures, if there are several, as the model cards have it."""
-    if len(exchange.files) < 2 or len(exchange.pictures) < len(exchange.files) or "<image>" in exchange.question:
-        return exchange.question
-    marks = [f"Image-{number}: <image>\n" for number in range(1, len(exchange.files) + 1)]
-    return "".join(marks) + exchange.question

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
-from prometheus_client.parser import text_string_to_metric_families
 
-from tilewise.chat_server import ServerProblem
+from tilewise.chat_server import ServerProblem, metric_sums
 from tilewise.outputs.boxes import COLOURS
 from tilewise.ui.servers import Servers, metrics_text
 
@@ -95,16 +94,6 @@ class History:
         return found
 
 
-def samples_of(text: str) -> dict[str, float]:
-    """Return the samples of a metrics page by name, summed over labels; buckets are left out."""
-    found: dict[str, float] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if not sample.name.endswith(("_bucket", "_created")):
-                found[sample.name] = found.get(sample.name, 0.0) + sample.value
-    return found
-
-
 class StatusTab:
     """Plots of the server of the chosen model; they are drawn while the tab is open."""
 
@@ -130,7 +119,7 @@ class StatusTab:
         """Read the metrics once, and return the plots with them."""
         try:
             card = self._servers.card(label)
-            samples = samples_of(metrics_text(card.url, key or None))
+            samples = metric_sums(metrics_text(card.url, key or None))
         except ServerProblem as problem:
             return [history, f"⚠️ {problem}", *[gr.skip()] * len(PLOTS)]
         history.take(card.url, samples)

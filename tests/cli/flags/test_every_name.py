@@ -79,7 +79,7 @@ def is_known(line: list[str]) -> bool:
     if refusal:
         is_named = name.removeprefix("--").replace("-", "_") in refusal.replace("-", "_")
         return is_named and "There is no flag" not in refusal
-    if entry and entry.name not in EngineConfig.__dataclass_fields__ and not entry.silent and words != ["{}"]:
+    if entry and entry.name not in EngineConfig.__dataclass_fields__ and not entry.not_logged and words != ["{}"]:
         return any(name in said for said in lines)
     return True
 

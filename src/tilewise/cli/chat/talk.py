@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import mimetypes
@@ -16,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from tilewise.chat_server import Delta
+from tilewise.chat_server import Delta, data_url
 from tilewise.cli.chat.session import Session, stats_lines
 from tilewise.errors import InvalidMedia, InvalidRequest, TilewiseError, did_you_mean
 
@@ -80,10 +79,9 @@ def _data_url(kind: str, path: Path) -> str:
     if not guessed.startswith(f"{kind}/") and guessed != "image/gif":  # which is a picture, or a film
         raise InvalidMedia(f"{path} is {guessed} by its name, no {kind}.")
     try:
-        data = base64.b64encode(path.read_bytes()).decode()
+        return data_url(guessed, path.read_bytes())
     except OSError as error:
         raise InvalidMedia(f"{path}: {error.strerror}.") from None
-    return f"data:{guessed};base64,{data}"
 
 
 class Quit(Exception):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from tilewise.errors import InvalidField, InvalidRequest, UnknownOption
-from tilewise.ignored import Ignored
+from tilewise.ignored import Ignored, asks_nothing
 from tilewise.inputs.media.arrays import IMAGE_EMBEDS, EmbeddingForm
 from tilewise.inputs.media.cache import DecodedMedia, KeptMedia, MediaByUuid
 from tilewise.inputs.media.fetch import DataUrl, Kind, MediaAccess, MediaFiles, decode_base64
@@ -89,7 +89,7 @@ def _has_no_effect(kind: str, name: str, value: Any) -> bool:
     if (kind, name) not in _WITHOUT_EFFECT:
         return False
     values = _WITHOUT_EFFECT[kind, name][0]
-    if value is not None and not any(type(value) is type(one) and value == one for one in values):
+    if not asks_nothing(value, values):
         possible = " or ".join(map(repr, values))
         raise InvalidRequest(f"media_io_kwargs: {kind}: {name}={value!r:.80} is not possible here, only {possible}.")
     return True

@@ -16,6 +16,7 @@ from tilewise.ignored import Ignored
 from tilewise.server.anthropic.body import ConversationOfMessages, CountTokensBody, MessagesBody, OutputFormat
 from tilewise.server.body import UnknownFields
 from tilewise.server.chat.call import ChatCall, translated_call
+from tilewise.server.request_id import RequestId
 from tilewise.server.served import ServedModel
 
 Block = Mapping[str, Any]
@@ -40,17 +41,17 @@ _SPARE = {
 
 
 def messages_call(
-    body: dict[str, Any], served: ServedModel, ignored: Ignored, header_id: str | None = None
+    body: dict[str, Any], served: ServedModel, ignored: Ignored, name: RequestId | None = None
 ) -> ChatCall:
     """Read a body of /v1/messages; names without effect go into `ignored`.
 
     Raises InvalidRequest, UnknownModel or pydantic's ValidationError.
     """
     _check_tool_types(body)
-    fields = MessagesBody.read(body, UnknownFields(ignored, served.strict_fields))
+    fields = MessagesBody.read(body, UnknownFields(ignored, served.config.strict_fields))
     chat, places = _chat_body(fields, ignored, served)
     chat |= {name: getattr(fields, name) for name in _SAME} | {"stop": fields.stop_sequences}
-    call = translated_call(chat, served, ignored, header_id, places)
+    call = translated_call(chat, served, ignored, name, places)
     # Clients ask for more tokens than a small context has left, whatever the prompt: the answer ends with the context.
     return replace(call, reply=replace(call.reply, id=call.reply.id.replace("chatcmpl-", "msg_", 1)), max_tokens=None)
 
@@ -58,7 +59,7 @@ def messages_call(
 def count_call(body: dict[str, Any], served: ServedModel, ignored: Ignored) -> ChatCall:
     """Read a body of /v1/messages/count_tokens, as `messages_call` does."""
     _check_tool_types(body)
-    fields = CountTokensBody.read(body, UnknownFields(ignored, served.strict_fields))
+    fields = CountTokensBody.read(body, UnknownFields(ignored, served.config.strict_fields))
     chat, places = _chat_body(fields, ignored, served)
     return translated_call(chat, replace(served, tools=True), ignored, None, places)
 
@@ -67,7 +68,7 @@ def _chat_body(
     fields: ConversationOfMessages, ignored: Ignored, served: ServedModel
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the chat body that asks for the same, and where its parts stand in this body."""
-    conversation = _Conversation(UnknownFields(ignored, served.strict_fields))
+    conversation = _Conversation(UnknownFields(ignored, served.config.strict_fields))
     if fields.system is not None:
         conversation.add_system(fields.system)
     for number, message in enumerate(fields.messages):

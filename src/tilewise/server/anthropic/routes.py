@@ -47,7 +47,7 @@ async def messages(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) -> 
     """Answer a conversation in the form of Anthropic's Messages API, pictures included."""
     context = context_of(raw)
     service = context.service
-    call = messages_call(body, context.served, ignored, raw.headers.get("x-request-id"))
+    call = messages_call(body, context.served, ignored, raw.state.request_id)
     body.clear()  # of its pictures nothing is to be kept while the answer is made
     async with service.admitted():
         request = await prepared(raw, call, call.reply.id, ignored)

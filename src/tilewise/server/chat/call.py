@@ -30,6 +30,7 @@ from tilewise.server.generation import (
     strict_schema,
 )
 from tilewise.server.messages import PREFIX_KEYS, RequestRules
+from tilewise.server.request_id import RequestId
 from tilewise.server.served import ServedModel
 from tilewise.types import Request
 
@@ -82,14 +83,14 @@ class ChatCall(GenerationCall):
         return pairs
 
 
-def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, header_id: str | None = None) -> ChatCall:
-    """Read a chat body; `header_id` is the header X-Request-Id, and names without effect go into `ignored`.
+def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, name: RequestId | None = None) -> ChatCall:
+    """Read a chat body; `name` is what the request has been called so far, and names without effect go into `ignored`.
 
     Raises InvalidRequest, UnknownModel or pydantic's ValidationError.
     """
     check_template(body)
     check_tool_types(body.get("tools"))
-    unknown = UnknownFields(ignored, served.strict_fields)
+    unknown = UnknownFields(ignored, served.config.strict_fields)
     fields = ChatBody.read(body, unknown)
     tools = read_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls, served)
     prompt = replace(
@@ -103,7 +104,9 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
     shows_marks = fields.return_boxes or _shows_marks(served, tools)
     return ChatCall(
         reply=replace(
-            reply_of(fields, served, "chatcmpl-", header_id), explain=fields.explain, boxes=fields.return_boxes
+            reply_of(fields, served, "chatcmpl-", name or RequestId.of()),
+            explain=fields.explain,
+            boxes=fields.return_boxes,
         ),
         prompt=prompt,
         sampling=sampling.with_(skip_special_tokens=False) if shows_marks else sampling,
@@ -120,14 +123,14 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
 
 
 def translated_call(
-    chat: dict[str, Any], served: ServedModel, ignored: Ignored, header_id: str | None, places: Mapping[str, str]
+    chat: dict[str, Any], served: ServedModel, ignored: Ignored, name: RequestId | None, places: Mapping[str, str]
 ) -> ChatCall:
     """Read a chat body that was made of another API's, as `chat_call` does.
 
     Errors name places in that API's body, which `places` has by those in the chat body.
     """
     try:
-        call = chat_call(chat, served, ignored, header_id)
+        call = chat_call(chat, served, ignored, name)
         return replace(call, form_field=places.get(call.form_field, call.form_field))
     except InvalidField as error:
         raise InvalidField(_placed(error.param, places), _placed(str(error), places)) from None
@@ -147,7 +150,7 @@ def prompt_of(
     """Return the prompt of a body with messages. Raises InvalidField; what has no effect is named in `unknown`."""
     check_special_tokens(fields.add_special_tokens, served, unknown.ignored)
     return ChatPrompt(
-        messages=parse_messages(fields.messages or [], RequestRules(unknown, served.detail_tiles)),
+        messages=parse_messages(fields.messages or [], RequestRules(unknown, served.config.detail_tiles or {})),
         thinking=thinking_of(fields, served, unknown.ignored),
         tools=tools.definitions,
         ending=ending_of(fields),
@@ -157,7 +160,11 @@ def prompt_of(
 
 
 def _parts(served: ServedModel, tools: ToolUse, prompt: ChatPrompt, has_form: bool) -> PartsRule:
-    """Return the parts of the answers. Before a form they begin with `<think>`, which ends the prompt otherwise."""
+    """Return the parts of the answers.
+
+    `<think>` may end the prompt, but not where the answer has a form. There the model writes it, since the grammar
+    demands it as the first token: that is how it knows that free text comes before the form.
+    """
     asked = served.thinks_unasked if prompt.thinking is None else prompt.thinking
     is_open = prompt.ending == "open"
     return PartsRule(

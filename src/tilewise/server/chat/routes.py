@@ -42,7 +42,7 @@ async def chat_completions(raw: HttpRequest, body: dict[str, Any], ignored: Igno
     """Answer a conversation, pictures and videos included."""
     context = context_of(raw)
     service = context.service
-    call = chat_call(body, context.served, ignored, raw.headers.get("x-request-id"))
+    call = chat_call(body, context.served, ignored, raw.state.request_id)
     body.clear()  # of its pictures nothing is to be kept while the answer is made
     async with service.admitted():
         request = await prepared(raw, call, call.reply.id, ignored)
@@ -114,7 +114,7 @@ async def batched_chat_completions(raw: HttpRequest, body: dict[str, Any], ignor
     context = context_of(raw)
     service = context.service
     calls = [
-        chat_call({**body, "messages": messages}, context.served, ignored, raw.headers.get("x-request-id"))
+        chat_call({**body, "messages": messages}, context.served, ignored, raw.state.request_id)
         for messages in _conversations(body)
     ]
     async with service.admitted():
@@ -146,7 +146,7 @@ def _conversations(body: dict[str, Any]) -> list[Any]:
     """Return the conversations of a body. Raises InvalidField, for fields that a batch cannot have as well."""
     for field in NOT_IN_BATCHES:
         if body.get(field.name) is not None:
-            field.is_kept(body[field.name], Ignored())
+            field.take(body[field.name], Ignored())
     found = body.get("messages")
     if not isinstance(found, list) or not found or not all(isinstance(one, list) and one for one in found):
         raise InvalidField("messages", "messages must be a list of conversations, each a list of at least one message.")

@@ -246,7 +246,10 @@ def _calls_structure(functions: dict[str, dict[str, Any]], parallel: bool) -> St
 
 
 def _moved(schema: Any, root: str) -> Any:
-    """Return a schema that will stand at `root` in another one, with its references to `#` pointing there."""
+    """Return a schema that will stand at `root` in another one, with its own references led there.
+
+    `#` is the root of the whole schema, which is the other one from then on.
+    """
     if isinstance(schema, list):
         return [_moved(item, root) for item in schema]
     if not isinstance(schema, dict):

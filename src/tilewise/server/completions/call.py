@@ -22,6 +22,7 @@ from tilewise.server.generation import (
     reply_of,
     sampling_of,
 )
+from tilewise.server.request_id import RequestId
 from tilewise.server.served import ServedModel
 from tilewise.types import Request
 
@@ -59,13 +60,13 @@ class CompletionCall(GenerationCall):
 
 
 def completion_call(
-    body: dict[str, Any], served: ServedModel, ignored: Ignored, header_id: str | None = None
+    body: dict[str, Any], served: ServedModel, ignored: Ignored, name: RequestId | None = None
 ) -> CompletionCall:
     """Read a body of /v1/completions; names without effect go into `ignored`.
 
     Raises InvalidRequest, UnknownModel or pydantic's ValidationError.
     """
-    fields = CompletionBody.read(body, UnknownFields(ignored, served.strict_fields))
+    fields = CompletionBody.read(body, UnknownFields(ignored, served.config.strict_fields))
     most = max_tokens_of(fields, ignored)
     prompt_only = fields.echo and most == 0
     if prompt_only and fields.logprob_token_ids:
@@ -79,7 +80,7 @@ def completion_call(
     _check_answers(len(prompts), sampling.n, max(MAX_PROMPTS, served.max_answers))
     check_routing(fields, served)
     return CompletionCall(
-        reply=reply_of(fields, served, "cmpl-", header_id),
+        reply=reply_of(fields, served, "cmpl-", name or RequestId.of()),
         prompts=prompts,
         sampling=sampling,
         priority=fields.priority,

@@ -40,7 +40,7 @@ async def completions(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) 
     """Continue raw prompts: text, in which special tokens are meant, or token ids."""
     context = context_of(raw)
     service = context.service
-    call = completion_call(body, context.served, ignored, raw.headers.get("x-request-id"))
+    call = completion_call(body, context.served, ignored, raw.state.request_id)
     async with service.admitted():
         requests = await service.prepare(lambda: call.requests(service.preparer), call.is_light)
         for request in requests:

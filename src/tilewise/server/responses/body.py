@@ -14,7 +14,7 @@ from tilewise.server.prompt_fields import SUCCEEDED, Effort, PromptFields, witho
 
 _FORM = "Its name here is text.format, {}."
 _JSON = _FORM.format("of type json_schema")
-_MOVED: tuple[Field, ...] = (
+_RENAMED: tuple[Field, ...] = (
     refused("response_format", _FORM.format("with name and schema beside the type"), {"type": "text"}),
     refused("text_format", _JSON),
     refused("guided_json", _JSON),
@@ -51,7 +51,7 @@ _WORDS = (
 )
 
 
-def _worded(field: Field) -> Field:
+def _in_words_of_responses(field: Field) -> Field:
     """Return the field with a note in the names that this route has."""
     note = field.note
     for chat, here in _WORDS:
@@ -102,11 +102,14 @@ class ResponsesBody(PromptFields, GenerationFields):
         refused("max_completion_tokens", "Its name here is max_output_tokens."),
         refused("logprob_token_ids", "Ask for top_logprobs; the likeliest tokens are reported.", []),
         refused("n", "One answer comes: use /v1/chat/completions for more.", 1),
-        *_MOVED,
+        *_RENAMED,
         *(refused(name, _CHATS, False, [], "") for name in _ALONE_IN_CHAT),
         refused("add_generation_prompt", _CHATS, True),
         refused("modalities", "Answers are text.", ["text"]),
-        *(_worded(field) for field in without((*OF_MEDIA, *DIALECTS), *(field.name for field in _MOVED))),
+        *(
+            _in_words_of_responses(field)
+            for field in without((*OF_MEDIA, *DIALECTS), *(field.name for field in _RENAMED))
+        ),
     )
 
     input: str | list[dict[str, Any]] = works("A text, or messages, calls and their results.", ...)

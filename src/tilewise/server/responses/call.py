@@ -15,12 +15,12 @@ from tilewise.server.bodies import ChatBody
 from tilewise.server.body import UnknownFields
 from tilewise.server.chat.call import ChatCall, translated_call
 from tilewise.server.chat.tools import check_tool_types
-from tilewise.server.generation import request_id
+from tilewise.server.request_id import RequestId
 from tilewise.server.responses.body import ResponsesBody, TextFormat
 from tilewise.server.served import ServedModel
 
-_OTHERWISE = {"request_id", "structured_outputs", "tool_choice", "tools", "top_logprobs"}
-_SAME = tuple(name for name in ResponsesBody.model_fields if name in ChatBody.model_fields and name not in _OTHERWISE)
+_NOT_COPIED = {"request_id", "structured_outputs", "tool_choice", "tools", "top_logprobs"}
+_SAME = tuple(name for name in ResponsesBody.model_fields if name in ChatBody.model_fields and name not in _NOT_COPIED)
 """Fields that mean in a chat body what they mean here."""
 _SCORES = "message.output_text.logprobs"
 _SPARE = ("id", "status")
@@ -47,7 +47,7 @@ class Repeated(TypedDict):
 class ResponseCall:
     id: str
     chat: ChatCall
-    said: Repeated
+    echoed: Repeated
     """Fields of the body that the answer repeats."""
     items: tuple[Item, ...] = ()
     """The conversation so far, without instructions, which hold for one response alone."""
@@ -66,7 +66,7 @@ def response_call(
     body: dict[str, Any],
     served: ServedModel,
     ignored: Ignored,
-    header_id: str | None = None,
+    name: RequestId | None = None,
     recall: Recall | None = None,
 ) -> ResponseCall:
     """Read a Responses body; `recall` gives the items of a response that is kept, None = none is.
@@ -74,11 +74,12 @@ def response_call(
     Names without effect go into `ignored`. Raises InvalidRequest, UnknownModel or pydantic's ValidationError.
     """
     check_tool_types(body.get("tools"))
-    fields = ResponsesBody.read(body, UnknownFields(ignored, served.strict_fields))
-    number = request_id(header_id, fields.request_id)
+    fields = ResponsesBody.read(body, UnknownFields(ignored, served.config.strict_fields))
+    name = name or RequestId.of()
+    number = name.or_of_body(fields.request_id)
     items = (*_earlier(fields, recall), *_items(fields))
     messages, places = _messages(fields.instructions, items)
-    call = translated_call(_chat_body(fields, messages), served, ignored, number, places)
+    call = translated_call(_chat_body(fields, messages), served, ignored, name, places)
     _name_what_has_no_effect(fields, ignored)
     return ResponseCall(
         f"resp_{number}",

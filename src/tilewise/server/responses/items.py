@@ -180,7 +180,7 @@ def response_object(
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_logprobs": max(sampling.logprobs or 0, 0),
-        **call.said,  # type: ignore[typeddict-item]  # mypy: it might have further keys
+        **call.echoed,  # type: ignore[typeddict-item]  # mypy: it might have further keys
     }
 
 

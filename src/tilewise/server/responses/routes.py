@@ -59,7 +59,7 @@ async def responses(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) ->
     context = context_of(raw)
     service, store, scope = context.service, context.store, context.scope(raw, None)
     recall = None if store is None else partial(store.conversation, scope)
-    call = response_call(body, context.served, ignored, raw.headers.get("x-request-id"), recall)
+    call = response_call(body, context.served, ignored, raw.state.request_id, recall)
     body.clear()
     async with service.admitted():
         request = await prepared(raw, call.chat, call.id, ignored)
