@@ -170,7 +170,7 @@ class MemoryPlan:
 
     @property
     def tiles_in_step(self) -> str:
-        """What activations are for beside a step, in words; nothing where graphs have the memory of tiles."""
+        """A phrase that says what activations are for beside a step; empty where graphs have the memory of tiles."""
         if self.tiles_beside:
             return "" if self.graph_sizes else ", and a batch of tiles"
         return ", or a batch of tiles"
