@@ -13,7 +13,9 @@ from benchmarks.gpu.case import DTYPE, Call, Case, Noise
 from torch import Tensor
 
 from tilewise.plan.floors import StageWork
+from tilewise.platforms.cuda import Card
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows
+from tilewise.platforms.kv_cache import quantise
 from tilewise.platforms.ops import Ops
 from tilewise.platforms.weights import Use, Weight
 from tilewise.twin.specs import TinySpec
@@ -29,9 +31,41 @@ class Kept:
     """Of shapes alone."""
     rounds: bool = False
     """Floats are rounded as they are stored (`store_int8`)."""
+    fp8_rows: bool = False
+    """Rows are rounded to FP8 as they come (TILEWISE_FP8_ROWS)."""
 
     def weight(self, ops: Ops, form: Form, bias: Tensor | None = None, use: Use = Use.ALONE) -> Weight:
+        if self.fp8_rows:
+            return _with_fp8_rows(ops, form, bias)
         return (ops.store_int8 if self.rounds else ops.store)([form], bias, use)
+
+
+@dataclass(frozen=True)
+class Fp8Rows:
+    """A weight that multiplies rows rounded to FP8 where no kernel does, with a scale for each `group` of inputs."""
+
+    weight: Weight
+    group: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes
+
+    def apply(self, x: Tensor, ops: Ops) -> Tensor:
+        groups = F.pad(x, (0, -x.shape[-1] % self.group)).unflatten(-1, (-1, self.group))
+        levels, scales = quantise(groups, torch.float8_e4m3fn)
+        rounded = (levels.float() * scales[..., None]).flatten(-2)[..., : x.shape[-1]]
+        return self.weight.apply(rounded.to(x.dtype), ops)
+
+
+def _with_fp8_rows(ops: Ops, form: Form, bias: Tensor | None) -> Weight:
+    assert isinstance(form, Grouped)
+    card = getattr(ops, "card", None)
+    if isinstance(card, Card) and card.has_fp8:
+        from tilewise.platforms.cuda.weights import cuda_store
+
+        return cuda_store(card, fp8_rows=True)([form], bias)
+    return Fp8Rows(ops.store([form], bias), form.group)
 
 
 def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -63,6 +97,8 @@ KEPT = (
     Kept("INT4 of 128", partial(_grouped, Codes.INT4, 128, False)),
     Kept("FP8", partial(_grouped, Codes.FP8, None, False)),
     Kept("FP4 of 32", partial(_grouped, Codes.FP4, 32, False)),
+    Kept("FP8 with rows of FP8", partial(_grouped, Codes.FP8, None, False), fp8_rows=True),
+    Kept("FP8 of 128 with rows of FP8", partial(_grouped, Codes.FP8, 128, False), fp8_rows=True),
     Kept("INT8 rows of floats", partial(_grouped, Codes.INT8, None, False)),
 )
 _OF_EXPERTS = ("floats", "W8A8", "INT4 of 128", "FP8", "FP4 of 32")
@@ -92,8 +128,8 @@ def expert_cases(model: str, spec: TinySpec, tiny: bool) -> Iterator[Case]:
 
 def _work(kept: Kept, weight_bytes: float, rows: float, numbers: float, moved: float) -> StageWork:
     operations = 2.0 * rows * numbers
-    int8 = kept.name.startswith("W8A8")
-    return StageWork(weight_bytes + moved, 0.0 if int8 else operations, operations if int8 else 0.0)
+    bytes_alone = kept.name.startswith("W8A8") or kept.fp8_rows  # tensor cores multiply int8 and FP8 at one rate
+    return StageWork(weight_bytes + moved, 0.0 if bytes_alone else operations, operations if bytes_alone else 0.0)
 
 
 def _nbytes(kept: Kept, form: Form) -> int:

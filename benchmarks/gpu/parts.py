@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +46,11 @@ def _model(
     return engine.items(Model(size, quantization, scheme), whole, setup)
 
 
+def _fp8_rows(setup: Setup) -> Iterator[Item]:
+    os.environ["TILEWISE_FP8_ROWS"] = "1"  # of this part's own process
+    return _model("8B", setup, quantization="fp8")
+
+
 def _start(size: str, setup: Setup) -> Iterator[Item]:
     from benchmarks.gpu import engine
     from benchmarks.gpu.models import Model
@@ -70,6 +76,7 @@ PARTS: dict[str, Part] = {
         "InternVL3-8B as W8A8, rounded as it is loaded", partial(_model, "8B", quantization="int8"), 40, 25
     ),
     "8B-fp8": Part("InternVL3-8B as FP8, rounded as it is loaded", partial(_model, "8B", quantization="fp8"), 40, 25),
+    "8B-fp8-rows": Part("the same FP8 with rows rounded to FP8, too (TILEWISE_FP8_ROWS)", _fp8_rows, 40, 25),
     "8B-w4a16": Part("InternVL3-8B in 4 bits, groups of 128", partial(_model, "8B", scheme="w4a16"), 40, 25),
     "transformers-1B": Part("transformers with the shapes of InternVL3-1B", partial(_transformers, "1B"), 25),
 }

@@ -239,6 +239,12 @@ class Environment:
         *("avx2", "avx512"),
     )
     cuda_kernels = kernels("TILEWISE_CUDA_KERNELS", "0 leaves all ops of a GPU to torch")
+    fp8_rows = switch(
+        "TILEWISE_FP8_ROWS",
+        "1 = matrices of FP8 meet rows that are rounded to FP8, on GPUs that multiply it: faster for many rows, and "
+        "less exact",
+        "own",
+    )
     cxx = text("CXX", "C++ compiler that builds the kernels of the CPU (default: g++)", "own")
     _cache_home = text(
         "XDG_CACHE_HOME",

@@ -79,6 +79,11 @@ class Ops:
     drawn_at_once = CPU_ROWS
     """Rows of logits that `draw` takes at a time."""
 
+    @property
+    def arithmetic(self) -> str:
+        """A name of how these ops round, which two that give different numbers do not share."""
+        return type(self).__name__
+
     def store(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         """Keep a matrix in the form that it has, in whatever order the device reads best: a `Store`."""
         return as_it_came(parts, bias)

@@ -349,7 +349,7 @@ def tile_store(
     ops: Ops,
 ) -> EncodedTileStore:
     """Return the store of encoded tiles in a folder; `weights` is the digest of those by which tiles are encoded."""
-    arithmetic = " ".join(filter(None, (platform.name, type(ops).__name__, config.quantization)))
+    arithmetic = " ".join(filter(None, (platform.name, ops.arithmetic, config.quantization)))
     key = model_key(weights, model, dtype, arithmetic)
     logger.info("Encoded tiles are kept in %s", folder.path / key)
     form = EncodedTileFile(key, (model.rows_per_page, model.decoder.hidden_size), dtype)

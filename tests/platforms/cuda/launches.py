@@ -68,7 +68,8 @@ CLAIMS: dict[str, Claim] = {
     "_attend attention mixed 20B oss sm_100": Claim(spilled=8),
     "_attend_tile attention": Claim(NEWEST),
     "_attend_tile attention tiles 6B sm_120": Claim(NEWEST, spilled=32),
-    "_int8_product int8_product": Claim(NEWEST | {"sm_100": "mma"}),  # Triton has no tcgen05 of int8
+    "_byte_product int8_product": Claim(NEWEST | {"sm_100": "mma"}),  # Triton has no tcgen05 of int8
+    "_byte_product fp8_product": Claim(NEWEST),
     "_grouped_product grouped_product few": Claim(MMA),
     "_grouped_product grouped_product few INT4 32 8B 1 sm_90": Claim(MMA, spilled=8),
     "_grouped_product grouped_product many": Claim(NEWEST),
@@ -108,12 +109,17 @@ def row_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "patchify", lambda: rows.patchify(pixels, 14, mean, mean, torch.bfloat16)
 
 
-def int8_products(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
+def byte_products(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
     """Gate and up projections of an 8B (4096 inputs, 2 x 12288 outputs), its output projection, and the tower's."""
     for rows_, outputs in ((1, 4096), (3400, 24576)):
-        x, matrix = shape(rows_, 4096, dtype=torch.int8), shape(outputs, 4096, dtype=torch.int8)
         scales = Epilogue(shape(rows_, dtype=torch.float32), shape(outputs, dtype=torch.float32))
+        x, matrix = shape(rows_, 4096, dtype=torch.int8), shape(outputs, 4096, dtype=torch.int8)
         yield f"int8_product 8B {rows_}", partial(products.int8_product, x, matrix, torch.bfloat16, scales, card)
+        if card.has_fp8:
+            fp8 = x.to(torch.float8_e4m3fn), matrix.to(torch.float8_e4m3fn), torch.bfloat16
+            blocks = shape(32, outputs, dtype=torch.float32), shape(rows_, 32, dtype=torch.float32)
+            yield f"fp8_product 8B {rows_}", partial(products.fp8_product, *fp8, scales, card)
+            yield f"fp8_product blocks 8B {rows_}", partial(products.fp8_product, *fp8, Epilogue(), card, *blocks)
     x, matrix = shape(13 * 1025, 1024, dtype=torch.int8), shape(4096, 1024, dtype=torch.int8)
     static = Epilogue(None, shape(4096, dtype=torch.float32), shape(4096, dtype=torch.int32), shape(4096), gelu=True)
     yield "int8_product 300M gelu", lambda: products.int8_product(x, matrix, torch.bfloat16, static, card)
@@ -156,6 +162,8 @@ def rounding_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
     for name, width in (("8B", 3584), ("8B down", 18944)):
         x = shape(64, width)
         yield f"int8_rows {name}", partial(rounding.int8_rows, x)
+        yield f"fp8_rows {name}", partial(rounding.fp8_rows, x)
+    yield "fp8_groups 8B", lambda: rounding.fp8_groups(shape(64, 3584))
     yield "int8_rows_static 8B", lambda: rounding.int8_rows_static(shape(64, 3584), StaticRows(0.02, -3))
 
 
@@ -247,7 +255,7 @@ KERNELS = (
     rounding_kernels,
     sampling_kernels,
     expert_kernels,
-    int8_products,
+    byte_products,
     grouped_products,
     attention_kernels,
 )

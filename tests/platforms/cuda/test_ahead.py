@@ -19,6 +19,7 @@ from tests.platforms.cuda.launches import CARDS, CLAIMS, LAUNCHES, SHARED, claim
 OF_NUMBERS = (
     *("add_rms_norm 8B", "rms_norm 30B-A3B heads", "add_layer_norm 300M", "add_scaled 8B", "gelu 300M", "silu_mul 8B"),
     *("scatter_rows 8B", "patchify", "rope 8B", "rope 8B fp8", "int8_rows 8B", "int8_rows_static 8B", "draw_rows 64"),
+    *("fp8_rows 8B", "fp8_groups 8B"),
 )
 OF_TENSOR_CORES = (
     *("experts dense prefill 30B-A3B", "experts int4 decode 30B-A3B", "int8_product 8B 3400"),
@@ -28,7 +29,9 @@ OF_TENSOR_CORES = (
 """Names of cases, without their cards, that between them have every kernel, and each way of it on tensor cores. The
 others differ in sizes and dtypes (`make test-ahead`)."""
 REPRESENTATIVES = {f"{name} sm_90" for name in OF_NUMBERS} | {
-    f"{name} {card}" for name in OF_TENSOR_CORES for card in ("sm_80", "sm_90", "sm_100", "sm_120")
+    *(f"{name} {card}" for name in OF_TENSOR_CORES for card in ("sm_80", "sm_90", "sm_100", "sm_120")),
+    *(f"fp8_product 8B 3400 {card}" for card in ("sm_89", "sm_120")),
+    *(f"fp8_product blocks 8B 3400 {card}" for card in ("sm_90", "sm_100")),
 }
 """Cases that are compiled by default: without tensor cores all cards compute alike, and desktop cards before Blackwell
 multiply as an A100 does."""

@@ -28,10 +28,12 @@ PRECISION = {torch.float32: 1e-6, torch.float16: 2.0**-10, torch.bfloat16: 2.0**
 """One of a number's last places."""
 
 
-def kept(form: Form, bias: Tensor | None, device: torch.device, card: Card = H100) -> CudaWeight:
+def kept(
+    form: Form, bias: Tensor | None, device: torch.device, card: Card = H100, fp8_rows: bool = False
+) -> CudaWeight:
     moved = {name: getattr(form, name) for name in form.__dataclass_fields__}
     moved = {name: x.to(device) for name, x in moved.items() if isinstance(x, Tensor)}
-    weight = cuda_store(card)([replace(form, **moved)], None if bias is None else bias.to(device))
+    weight = cuda_store(card, fp8_rows=fp8_rows)([replace(form, **moved)], None if bias is None else bias.to(device))
     assert isinstance(weight, CudaWeight)
     return weight
 
@@ -133,10 +135,10 @@ def test_every_code_is_its_number(kind: Codes, rows: int, device: torch.device) 
 
 @pytest.mark.parametrize("rows", [3, 65])
 def test_a_code_that_is_no_number_makes_its_output_none(rows: int, device: torch.device) -> None:
-    for group in (70, 32):
+    for group, fp8_rows in ((70, False), (32, False), (70, True)):
         form = grouped(Codes.FP8, 70, 33, group)
         form.codes[4, 9] = 0xFF
-        weight = kept(form, None, device)
+        weight = kept(form, None, device, fp8_rows=fp8_rows)
         found = weight.apply(noise(rows, 70, seed=3).bfloat16().to(device), REFERENCE).isnan()
         assert found[:, 4].all()
         assert found.sum() == rows
@@ -148,7 +150,7 @@ def test_what_is_no_number_spoils_its_own_row_alone(rows: int, device: torch.dev
     forms: list[Form] = [grouped(Codes.INT4, 70, 33, 32, "floats"), grouped(Codes.FP8, 70, 33, 70)]
     forms.append(levels_form(70, 33, None))
     for form in forms:
-        weight = kept(form, None, device)
+        weight = kept(form, None, device, fp8_rows=True)
         x = noise(rows, 70, seed=3).bfloat16().to(device)
         expected = weight.apply(x, REFERENCE)
         x[1, 0], x[2, -1] = float("nan"), float("inf")
@@ -200,7 +202,7 @@ def every_weight(device: torch.device) -> list[CudaWeight]:
     bias = noise(33, seed=1)
     static = levels_form(70, 33, StaticRows(0.037, 11))
     forms = (grouped(Codes.UINT4, 70, 33, 32, "zeros"), grouped(Codes.FP8, 70, 33, 70), static)
-    return [kept(form, bias, device) for form in forms]
+    return [kept(form, bias, device, fp8_rows=True) for form in forms]
 
 
 @pytest.mark.parametrize(("dtype", "rows"), [(torch.float32, 1), (torch.bfloat16, 33)], ids=str)
@@ -237,12 +239,13 @@ def on_meta(form: Form) -> Form:
 def test_bytes_are_those_of_shapes_at_most(kind: Codes, device: torch.device) -> None:
     for group, shifts in ((128, ""), (128, "zeros"), (128, "floats"), (640, ""), (64, "zeros")):
         form = grouped(kind, 640, 160, group, shifts, ordered=True)
-        weight = kept(form, None, device)
-        shapes = cuda_store(H100)([on_meta(form)], None)
-        assert type(shapes) is type(weight)
         groups = 640 // group
         most = 160 * (640 * kind.bits // 8 + groups * (8 if shifts else 4)) + 8 * 640
-        assert weight.nbytes <= shapes.nbytes == most
+        for fp8_rows in (True, False):
+            weight = kept(form, None, device, fp8_rows=fp8_rows)
+            shapes = cuda_store(H100, fp8_rows=fp8_rows)([on_meta(form)], None)
+            assert type(shapes) is type(weight)
+            assert weight.nbytes <= shapes.nbytes == most
         if shifts == "zeros":  # half precision and bytes
             assert weight.nbytes == most - 160 * groups * 5
 

@@ -11,7 +11,10 @@ from torch import Tensor
 from tilewise.platforms.cuda.kernels import rounding
 from tilewise.platforms.cuda.kernels.rounding import e4m3_halves, e4m3_of, int8_of
 from tilewise.platforms.forms import StaticRows
+from tilewise.platforms.kv_cache import quantise
 from tilewise.platforms.weights import quantise_rows, rounded_rows
+
+FP8 = torch.float8_e4m3fn
 
 SHAPES = [(1, 2), (9, 34), (2, 3, 130), (3, 1100), (1, 257), (0, 8)]
 rows = pytest.mark.parametrize(
@@ -40,6 +43,21 @@ def same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
 def test_rows_to_int8(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
     x = numbers(shape, dtype, device)
     same(rounding.int8_rows(x), quantise_rows(x.flatten(0, -2)))
+
+
+@rows
+def test_rows_to_fp8(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    x = numbers(shape, dtype, device)
+    codes, scales = quantise(x.flatten(0, -2), FP8)
+    same(rounding.fp8_rows(x), (codes, scales[:, None]))
+
+
+@rows
+def test_groups_to_fp8(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    x = numbers(shape, dtype, device)
+    groups = [quantise(group, FP8) for group in x.flatten(0, -2).split(rounding.GROUP, dim=-1)]
+    codes = torch.cat([codes.float() for codes, _ in groups], dim=-1).to(FP8)
+    same(rounding.fp8_groups(x), (codes, torch.stack([scales for _, scales in groups], dim=-1)))
 
 
 @rows

@@ -177,14 +177,29 @@ class CudaPlatform:
             return f"Triton is missing ({error})"
         return None
 
+    @cached_property
+    def fp8_rows(self) -> bool:
+        """True if rows are to be rounded to FP8 for matrices of FP8; where that is asked for in vain, the log says so
+        once.
+        """
+        if not Environment.here().fp8_rows:
+            return False
+        missing = self.no_kernels
+        if missing is None and not self.card.has_fp8:
+            missing = f"compute capability {self.card.capability} is below 8.9, and has no products of FP8"
+        if missing is not None:
+            logger.warning("TILEWISE_FP8_ROWS has no effect: %s", missing)
+        return missing is None
+
     def ops(self, batch_invariant: bool = False) -> Ops:
         if batch_invariant:
             raise InvalidConfig("batch_invariant is not possible with device=cuda: use device=cpu, or leave it out.")
+        fp8_rows = self.fp8_rows
         if self.no_kernels is not None:
             return GpuTorchOps()
         from tilewise.platforms.cuda.triton_ops import TritonOps
 
-        return TritonOps(self.card)
+        return TritonOps(self.card, fp8_rows)
 
     def streams(self) -> Streams:
         return Streams(self.device)
@@ -211,6 +226,8 @@ class CudaPlatform:
             "CUDA": str(torch.version.cuda),
             "kernels": "Triton" if self.no_kernels is None else f"torch's: {self.no_kernels}",
         }
+        if self.fp8_rows:
+            facts["FP8"] = "rows are rounded to FP8 for matrices of FP8, as TILEWISE_FP8_ROWS says"
         return Diagnosis(facts, tuple(map(self._choice, OPS)))
 
     def _choice(self, op: str) -> Choice:

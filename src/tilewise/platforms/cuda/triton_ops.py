@@ -31,20 +31,25 @@ class TritonOps(FallbackOps):
 
     kernels = "CUDA kernels"
 
-    def __init__(self, card: Card) -> None:
+    def __init__(self, card: Card, fp8_rows: bool = False) -> None:
+        """`fp8_rows`: rows are rounded to FP8 for matrices of FP8 (`cuda_store`), but for those of experts."""
         super().__init__()
-        self.card = card
+        self.card, self._fp8_rows = card, fp8_rows
         self._tables = ExpertTables(experts.ExpertTable.of)
+
+    @property
+    def arithmetic(self) -> str:
+        return super().arithmetic + self._fp8_rows * " with rows of FP8"
 
     def store(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         """Keep experts as they came, since so the kernel reads them that multiplies them together."""
-        keep = plain_weight if use is Use.EXPERT else cuda_store(self.card)
+        keep = plain_weight if use is Use.EXPERT else cuda_store(self.card, fp8_rows=self._fp8_rows)
         return side_by_side(parts, bias, keep)
 
     def store_int8(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         if use is Use.EXPERT:
             return side_by_side([rounded_to_int8(part) for part in parts], bias, plain_weight)
-        return side_by_side(parts, bias, cuda_store(self.card, int8=True))
+        return side_by_side(parts, bias, cuda_store(self.card, int8=True, fp8_rows=self._fp8_rows))
 
     def linear_gelu(self, x: Tensor, weight: Weight) -> Tensor:
         if isinstance(weight, CudaWeight):

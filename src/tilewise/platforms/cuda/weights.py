@@ -15,7 +15,7 @@ from torch import Tensor
 from tilewise.platforms.cuda import Card
 from tilewise.platforms.cuda.kernels import rounding
 from tilewise.platforms.cuda.kernels.grouped_product import codes_of, grouped_product, run_of, words_of
-from tilewise.platforms.cuda.kernels.products import Epilogue, int8_product
+from tilewise.platforms.cuda.kernels.products import STEP, Epilogue, fp8_product, int8_product
 from tilewise.platforms.fallback import FallbackOps
 from tilewise.platforms.forms import Codes, Form, Grouped, Int8, StaticRows, joined, zeros_of
 from tilewise.platforms.ops import Ops
@@ -132,19 +132,71 @@ class CudaGroupedWeight(Kept):
         return grouped_product(rows, *own, gelu, self.card).view(*x.shape[:-1], len(self.words))
 
 
+@dataclass(frozen=True, slots=True)
+class CudaFp8Weight(Kept):
+    """A `Grouped` matrix of FP8 that multiplies rows rounded to FP8 as they come: a scale for each output and row, or
+    for each 128 inputs of both.
+    """
+
+    card: Card
+    matrix: Tensor
+    """float8_e4m3fn [outputs, inputs and zeros up to a multiple of 16]."""
+    scales: Tensor
+    """float32 [groups, outputs]."""
+    order: Tensor | None
+    bias: Tensor | None
+
+    @classmethod
+    def of(cls, card: Card, form: Grouped, bias: Tensor | None) -> CudaFp8Weight | None:
+        """Pack a form; return None for other codes and groups, and on cards that do not multiply FP8."""
+        if form.kind is not Codes.FP8 or form.shifts is not None or not card.has_fp8:
+            return None
+        if form.scales.shape[1] > 1 and form.group != STEP:
+            return None
+        matrix = _with_aligned_rows(form.codes).view(torch.float8_e4m3fn)
+        return cls(card, matrix, form.scales.T.contiguous(), form.order, bias)
+
+    def apply(self, x: Tensor, ops: Ops, gelu: bool = False) -> Tensor:
+        return _attempt(self._launched, self.fp8_product, x, ops, gelu)
+
+    def fp8_product(self, x: Tensor, ops: Ops, gelu: bool) -> Tensor:
+        """Multiply rows that are not rounded by torch, where the kernel fails."""
+        inputs = x.shape[-1]
+        codes, group = self.matrix.view(torch.uint8)[:, :inputs], STEP if len(self.scales) > 1 else inputs
+        y = GroupedWeight(Grouped(Codes.FP8, codes, self.scales.T, None, group, self.order), self.bias).apply(x, ops)
+        return ops.gelu(y) if gelu else y
+
+    def _launched(self, x: Tensor, ops: Ops, gelu: bool) -> Tensor:
+        rows = _rows(x, self.order)
+        if len(self.scales) == 1:
+            rounded, row_scales = rounding.fp8_rows(rows)
+            epilogue = Epilogue(row_scales, self.scales, None, self.bias, gelu)
+            y = fp8_product(rounded, self.matrix, x.dtype, epilogue, self.card)
+        else:
+            rounded, row_scales = rounding.fp8_groups(rows)
+            epilogue = Epilogue(bias=self.bias, gelu=gelu)
+            y = fp8_product(rounded, self.matrix, x.dtype, epilogue, self.card, self.scales, row_scales)
+        return y.view(*x.shape[:-1], len(self.matrix))
+
+
 def _attempt(kernel: Product, instead: Product, x: Tensor, ops: Ops, gelu: bool) -> Tensor:
     """Return what a kernel gives, or where it fails, what torch gives; other ops than a platform's let it fail."""
     return ops.attempt(kernel, instead, x, ops, gelu) if isinstance(ops, FallbackOps) else kernel(x, ops, gelu)
 
 
-CudaWeight = CudaInt8Weight | CudaGroupedWeight
+CudaWeight = CudaInt8Weight | CudaGroupedWeight | CudaFp8Weight
 """Weights whose `apply` takes `gelu`, for `Ops.gelu` of the result, which is rounded before."""
 
 
-def cuda_store(card: Card, int8: bool = False) -> Callable[[Sequence[Form], Tensor | None], Weight]:
+def cuda_store(
+    card: Card, int8: bool = False, fp8_rows: bool = False
+) -> Callable[[Sequence[Form], Tensor | None], Weight]:
     """Return a function that keeps a run of forms: for a kernel where there is one, else in plain torch.
 
-    `int8`: floats are rounded to int8, a scale for each output.
+    `int8`: floats are rounded to int8, a scale for each output. `fp8_rows`: rows are rounded to FP8 for matrices of
+    FP8, where the card multiplies such numbers. That is faster for many rows, and no longer the product that the
+    checkpoint's numbers say: each number of a row is off by up to a 16th, and one that is tiny beside the largest of
+    its scale, by up to a 450,000th of that.
     """
 
     def keep(run: Sequence[Form], bias: Tensor | None) -> Weight:
@@ -154,7 +206,8 @@ def cuda_store(card: Card, int8: bool = False) -> Callable[[Sequence[Form], Tens
             case Int8():
                 ours = CudaInt8Weight.of(card, form, bias)
             case Grouped():
-                ours = CudaGroupedWeight.of(card, form, bias)
+                ours = CudaFp8Weight.of(card, form, bias) if fp8_rows else None
+                ours = ours or CudaGroupedWeight.of(card, form, bias)
         return ours or plain_weight([form], bias)
 
     return keep

@@ -1,5 +1,5 @@
 """Products with quantised weights: tiles, splits of the inputs and the finishing of sums, which all of them share; and
-those of rows and matrices of int8 on tensor cores (W8A8).
+those of rows and matrices of 8 bits on tensor cores, whole numbers (W8A8), and float8_e4m3fn with itself.
 
 A program makes a tile of the result, [outputs, rows] with the weights as the left operand of `tl.dot`. That way round,
 few rows fill the narrow side of a tensor core's instruction (8 to 256 columns) and weights its broad one (64 rows on
@@ -8,9 +8,9 @@ Hopper), and weights that are decoded in registers may stay there: only the left
 Where outputs alone give too few programs to keep a card's memory busy, each makes sums over a part of the inputs
 (split K). Parts are added up in their order by a second kernel, so that results do not depend on which came first.
 
-Both operands go from memory through a pipeline in shared memory to the tensor cores without a change, 128
+Operands of 8 bits both go from memory through a pipeline in shared memory to the tensor cores without a change, 128
 inputs a step. Of few rows the time is that of reading the matrix; of many, that of the tensor cores, which multiply
-int8 twice as fast as numbers of 16 bits.
+numbers of 8 bits twice as fast as of 16.
 """
 
 from __future__ import annotations
@@ -171,14 +171,14 @@ def store_sums(
 
 
 STEP = 128
-"""Inputs of a step."""
+"""Inputs of a step, and of a block of FP8 that has its own scale."""
 
 
 @triton.jit(do_not_specialize=["rows", "steps"])
-def _int8_product(
-    x, matrix, out, row_scales, scales, addend, bias, rows, outputs, inputs,
-    row_stride, matrix_stride, steps, EVEN: tl.constexpr, SPLIT: tl.constexpr, GELU: tl.constexpr, OUTPUTS:
-    tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
+def _byte_product(
+    x, matrix, out, block_scales, row_block_scales, row_scales, scales, addend, bias, rows, outputs, inputs,
+    row_stride, matrix_stride, blocks, steps, EVEN: tl.constexpr, SPLIT: tl.constexpr, GELU: tl.constexpr, WIDE:
+    tl.constexpr, OUTPUTS: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """Make one tile of the result or, with SPLIT, one part of its sums: see above."""
     first_output, first_row = tile_of(rows, outputs, OUTPUTS, ROWS)
@@ -189,7 +189,8 @@ def _int8_product(
     near_output, near_row = tl.minimum(output, outputs - 1), tl.minimum(row, rows - 1)
     weights = matrix + near_output[:, None].to(tl.int64) * matrix_stride + place[None, :]
     numbers = x + near_row[:, None].to(tl.int64) * row_stride + place[None, :]
-    total = tl.zeros((OUTPUTS, ROWS), dtype=tl.int32)
+    WHOLE: tl.constexpr = x.dtype.element_ty == tl.int8
+    total = tl.zeros((OUTPUTS, ROWS), dtype=tl.int32 if WHOLE else tl.float32)
     start = tl.program_id(1) * steps
     for step in range(start, min(start + steps, tl.cdiv(inputs, STEP))):
         first = step * STEP
@@ -198,9 +199,22 @@ def _int8_product(
             a = tl.load(numbers + first)
         else:
             inside = (first + place < inputs)[None, :]
-            w = tl.load(weights + first, mask=inside, other=0)
-            a = tl.load(numbers + first, mask=inside, other=0)
-        total = tl.dot(w, tl.trans(a), total, out_dtype=tl.int32)
+            w = tl.load(weights + first, mask=inside, other=0.0)
+            a = tl.load(numbers + first, mask=inside, other=0.0)
+        if WHOLE:
+            total = tl.dot(w, tl.trans(a), total, out_dtype=tl.int32)
+        elif block_scales is None:
+            # Hopper's tensor cores add products of FP8 with about 14 bits (DeepSeek-V3, arXiv 2412.19437, 3.3.2), and
+            # so do Ada's (SageAttention2, arXiv 2411.10958): the sums of a step are added to those of all in float32.
+            # For Hopper's instructions Triton does it; it gives those of desktop cards one accumulator for all steps.
+            if WIDE:
+                total = tl.dot(w, tl.trans(a), total, max_num_imprecise_acc=STEP)
+            else:
+                total += tl.dot(w, tl.trans(a), max_num_imprecise_acc=STEP)
+        else:
+            scale = tl.load(block_scales + step * outputs + near_output)
+            row_scale = tl.load(row_block_scales + step + near_row * blocks)
+            total += tl.dot(w, tl.trans(a), max_num_imprecise_acc=STEP) * (scale[:, None] * row_scale[None, :])
     store_sums(total, output, row, rows, outputs, out, row_scales, scales, addend, bias, SPLIT, GELU)
 
 
@@ -211,19 +225,52 @@ def int8_product(x: Tensor, matrix: Tensor, dtype: torch.dtype, epilogue: Epilog
     is rounded where `weights.Int8Weight` rounds it: results are the same, except of GELU, whose error function is the
     card's. A row's result depends on no other row.
     """
+    return _product(x, matrix, dtype, epilogue, card, _int8_tile(len(x), epilogue.gelu, card))
+
+
+def fp8_product(
+    x: Tensor,
+    matrix: Tensor,
+    dtype: torch.dtype,
+    epilogue: Epilogue,
+    card: Card,
+    block_scales: Tensor | None = None,
+    row_block_scales: Tensor | None = None,
+) -> Tensor:
+    """Multiply x [rows, inputs] by matrix [outputs, inputs], both float8_e4m3fn, finished by `epilogue` -> `dtype`
+    [rows, outputs].
+
+    With scales of blocks of 128 inputs, float32 `block_scales` [blocks, outputs] and `row_block_scales` [rows, blocks],
+    the sums of each block are scaled before they are added up, in float32; without, in the epilogue alone. How the
+    inputs are split, and so the order of the sums, depends on how many rows there are.
+    """
+    tile = _fp8_tile(len(x), block_scales is not None, card)
+    return _product(x, matrix, dtype, epilogue, card, tile, block_scales, row_block_scales)
+
+
+def _product(
+    x: Tensor,
+    matrix: Tensor,
+    dtype: torch.dtype,
+    epilogue: Epilogue,
+    card: Card,
+    tile: ProductTile,
+    block_scales: Tensor | None = None,
+    row_block_scales: Tensor | None = None,
+) -> Tensor:
     (rows, inputs), outputs = x.shape, len(matrix)
-    tile = _int8_tile(rows, epilogue.gelu, card)
     out = x.new_empty((rows, outputs), dtype=dtype)
     if not out.numel():
         return out
     tiles = triton.cdiv(outputs, tile.outputs) * triton.cdiv(rows, tile.rows)
     split = Split.of(triton.cdiv(inputs, STEP), tiles, tile, card)
-    sums = sums_like(out, split.parts, torch.int32)
-    _int8_product[tiles, split.parts](
-        x, matrix, sums, *epilogue.tensors,
-        rows, outputs, inputs, x.stride(0), matrix.stride(0), split.steps,
-        EVEN=inputs % STEP == 0, SPLIT=split.parts > 1, GELU=epilogue.gelu, OUTPUTS=tile.outputs, ROWS=tile.rows,
-        STEP=STEP, num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=False,
+    sums = sums_like(out, split.parts, torch.int32 if x.dtype == torch.int8 else torch.float32)
+    _byte_product[tiles, split.parts](
+        x, matrix, sums, block_scales, row_block_scales, *epilogue.tensors,
+        rows, outputs, inputs, x.stride(0), matrix.stride(0), triton.cdiv(inputs, STEP), split.steps,
+        EVEN=inputs % STEP == 0, SPLIT=split.parts > 1, GELU=epilogue.gelu, WIDE=card.has_wide_tiles,
+        OUTPUTS=tile.outputs, ROWS=tile.rows, STEP=STEP, num_warps=tile.warps, num_stages=tile.stages,
+        enable_fp_fusion=False,
     )  # fmt: skip
     if split.parts > 1:
         add_parts(sums, out, epilogue)
@@ -241,6 +288,19 @@ def _int8_tile(rows: int, gelu: bool, card: Card) -> ProductTile:
         return _few_rows(rows)
     if rows > 512 and card.capability[0] == 9 and not gelu:
         return ProductTile(128, 256, warps=8, stages=3, programs=1)
+    return ProductTile(128, 128, warps=8, stages=4 if card.has_wide_tiles else 3, programs=1)
+
+
+def _fp8_tile(rows: int, blocks: bool, card: Card) -> ProductTile:
+    """Choose the tile of a product of FP8.
+
+    It is that of int8, but sums of a step stand beside those of all, so that a tile has at most half as many; with
+    scales of blocks, a thread also holds those of the rows that it adds to: on Blackwell, of each row of its tile.
+    """
+    if rows <= 64:
+        return _few_rows(rows)
+    if blocks:
+        return ProductTile(128, 128 if card.capability[0] == 9 else 64, warps=8, stages=3, programs=1)
     return ProductTile(128, 128, warps=8, stages=4 if card.has_wide_tiles else 3, programs=1)
 
 
