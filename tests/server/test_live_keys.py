@@ -34,7 +34,9 @@ WRONG = {
     "another scheme": {"Authorization": f"Basic {KEYS[0]}"},
     "no scheme": {"Authorization": KEYS[0]},
     "an empty one": {"Authorization": "Bearer"},
-    "another header": {"X-API-Key": KEYS[0]},
+    "another header": {"X-Token": KEYS[0]},
+    "a part of one, as Anthropic's clients send it": {"X-API-Key": KEYS[0][:-1]},
+    "one beside one that is none": {"X-API-Key": KEYS[0], "Authorization": "Bearer x"},
 }
 
 
