@@ -172,7 +172,7 @@ _RETRY = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer
 _CHALLENGE = {"WWW-Authenticate": {"description": "Bearer", "schema": {"type": "string"}}}
 _ERRORS: dict[int, tuple[str, Schema]] = {
     400: ("The request is wrong in itself; the message names what, and what to send instead.", {}),
-    401: ("The header `Authorization: Bearer KEY` is missing, or has none of the server's keys.", _CHALLENGE),
+    401: ("`Authorization: Bearer KEY`, or `x-api-key: KEY`, is missing, or has none of the keys.", _CHALLENGE),
     404: ("The server has no such model.", {}),
     408: ("The body came too slowly.", {}),
     413: ("The body is larger than --max-body-mb.", {}),
