@@ -244,7 +244,7 @@ def responses_body(body: dict[str, Any]) -> None:
 
     def work(read: dict[str, Any], ignored: Ignored) -> None:
         call = response_call(read, SERVED, ignored, recall=lambda name: ({"role": "user", "content": name},))
-        json.dumps(call.said, allow_nan=False)
+        json.dumps(call.echoed, allow_nan=False)
         if call.chat.sampling.structured_outputs is None:
             framed(call.chat.request(preparer(), reader()))
 
