@@ -69,7 +69,7 @@ def tokens_of(answers) -> dict[str, list[int]]:
 
 
 def test_random_models_answer_in_form(folder, monkeypatch):
-    """Of models that know nothing, greedy and drawn."""
+    """The folders are of models that know nothing; tokens are chosen greedily, and drawn."""
     engine = Engine(folder)
     texts = set()
     for round_ in range(6):
@@ -87,7 +87,7 @@ def test_random_models_answer_in_form(folder, monkeypatch):
 
 @cache
 def alone(folder, temperature) -> dict[str, list[int]]:
-    """What every request is answered by itself."""
+    """The answers that every request gets by itself."""
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         for request in requests(130, temperature=temperature, seed=3, max_tokens=80):

@@ -21,7 +21,7 @@ NO_WORSE = 1.25
 def test_logits_are_as_near_to_float32_as_the_reference(
     name: str, folder_of: FolderOf, hf_folder_of: FolderOf, theirs_of: TheirsOf
 ) -> None:
-    """Of a text, and of pictures."""
+    """The logits are those of a text, and of pictures."""
     spec = SPECS[name]
     model = load(folder_of(name), TorchOps(), dtype=torch.bfloat16)
     reference = reference_model(hf_folder_of(name), torch.bfloat16)

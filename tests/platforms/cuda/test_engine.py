@@ -176,7 +176,7 @@ def test_a_draft_models_steps_are_captured_before_anything_is_asked(folder, monk
 @pytest.mark.parametrize("models", [1, 2])
 @torch.inference_mode()
 def test_tiles_for_the_store_are_copied_behind_their_batch(folder, tmp_path, models):
-    """What comes into their pages later, before the host has heard that they are done, is not theirs."""
+    """Rows that come into their pages later, before the host has heard that they are done, are not theirs."""
     model = Engine(folder, Ops()).model
     form = EncodedTileFile("0" * 32, (model.config.rows_per_page, model.config.decoder.hidden_size), torch.float32)
     store = EncodedTileStore(CappedFolder(tmp_path, 2**20), form)
