@@ -151,7 +151,7 @@ class EngineBench:
     def tower(self) -> Iterator[Row]:
         side = self.llm.inputs.spec.tiling.tile_size
         model, device = self.llm._core._runner, self.setup.platform().device  # type: ignore[union-attr]
-        timer, encode = Timer(device), idle.local(model)._model.encode
+        timer, encode = Timer(device), idle.local(model)._model.encoder
         for tiles in (1, 13):
             pixels = torch.randint(0, 256, (tiles, side, side, 3), dtype=torch.uint8, device=device)
             spent = timer.seconds(partial(encode, pixels))
