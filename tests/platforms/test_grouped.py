@@ -20,7 +20,7 @@ from tilewise.platforms.forms import Codes, Grouped, Int8, StaticRows, packed_ni
 from tilewise.platforms.weights import quantise_rows
 
 levels = pytest.mark.parametrize("level", ["avx2", "avx512", "1"] if "avx512f" in Machine.here().features else ["avx2"])
-"""Where there is nothing above AVX2, all are the same code."""
+"""Levels that are tried. On a CPU with nothing above AVX2 they are all the same code, and one is enough."""
 kinds = pytest.mark.parametrize("kind", list(Codes), ids=lambda kind: kind.name)
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 ROWS = (1, 2, 3, 5, 8, 11, 17, 33, 40)

@@ -72,7 +72,7 @@ def test_every_flag_works_or_is_named_or_refused_by_its_name():
 
 
 def is_known(line: list[str]) -> bool:
-    """Whether a flag and its value work, or are named or refused by the flag's name."""
+    """Return whether a flag and its value work, or are named or refused by the flag's name."""
     name, *words = line
     lines, refusal = outcome([*line, *filter(None, [NEED_OTHERS.get(name)])])
     entry = next((item for item in FOREIGN if item.name == name[2:].replace("-", "_")), None)

@@ -76,7 +76,7 @@ def test_what_is_kept_for_later_makes_room_and_what_is_in_use_does_not(store):
 
 
 def test_a_request_that_has_to_wait_does_not_empty_the_cache(store):
-    """What the cache forgets is in use here, so that nothing comes of it: one is given up, and the others stay."""
+    """Pictures that the cache could forget are in use here, so that nothing comes of it: one goes, the others stay."""
     kept = [store.put(tile(number), cell) for number, cell in enumerate(store.reserve(6, BUDGET))]
     in_use = list(kept)
     store.make_room = lambda: bool(kept and (kept.pop(0), True))
