@@ -47,6 +47,9 @@ test-cuda: install ## kernels and engine on an NVIDIA GPU
 	$(BIN)/python -m pytest tests/platforms/cuda
 	$(BIN)/python -m pytest -m cuda tests/platforms/cuda
 
+test-card: install ## the contract of the engine over a simulated GPU: what lies where, and who waits for whom (minutes)
+	TILEWISE_CUDA_KERNELS=0 $(BIN)/python -m pytest -n 2 tests/equal --card
+
 test-ahead: install ## compile all kernels for six kinds of cards since Ampere, without a GPU (minutes)
 	$(BIN)/python -m pytest -m ahead tests/platforms/cuda/test_ahead.py
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from benchmarks.gpu import cases_attention, cases_products, cases_rows
 from benchmarks.gpu.case import Case, Noise, compared
-from benchmarks.gpu.child import GIVEN_UP, start_part, watched
+from benchmarks.gpu.child import GIVEN_UP, run_part, start_part, watched
 from benchmarks.gpu.goals import GOALS
 from benchmarks.gpu.items import Item, run_items
 from benchmarks.gpu.models import spec_of
@@ -28,6 +28,7 @@ from benchmarks.gpu.streams import Seen
 from benchmarks.gpu.timer import Timer
 from torch import Tensor
 
+from tests.platforms.cuda.card import installed
 from tilewise.platforms.ops import OPS, Ops
 
 ROOT = Path(__file__).parents[2]
@@ -217,3 +218,15 @@ def test_rehearsal_of_all(tmp_path: Path) -> None:
     shares = [row["share"] for row in result["parts"]["8B"]["rows"] if "share" in row]
     assert len(shares) > 8
     assert min(shares) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("part", ["card", "1B", "8B-int8", "8B-w4a16", "30B-A3B", "transformers-1B"])
+def test_parts_on_the_card_of_the_tests(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a part does only on a GPU: its events and streams, and what lies where. torch's ops compute."""
+    monkeypatch.setenv("TILEWISE_CUDA_KERNELS", "0")
+    with installed():
+        assert run_part(part, Setup("cuda", tiny=True, folder=tmp_path, seed=1, ends=time.time() + 600)) == 0
+    failed = [row["what"] for row in Notebook(tmp_path / f"{part}.jsonl").rows() if row.get("failed")]
+    assert failed == (["kernels"] if part == "1B" else []), "torch's profiler traces a GPU or nothing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from tests.equal import contract, driver
 from tests.platforms.ascend import device
+from tests.platforms.cuda import card
 
 
 @dataclass
@@ -41,12 +43,19 @@ contract.watchers.append(_note)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--equality", action="store_true", help="print the equality table")
+    parser.addoption("--card", action="store_true", help="over the ops of a GPU, on the card of the tests")
     parser.addoption("--npu", action="store_true", help="over the ops of an NPU, on the checking device")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("npu", False):
         driver.default_platform = lambda: device.CheckingPlatform(device.lenient_ops)
+
+    if config.getoption("card", False):
+        stack = ExitStack()
+        stack.enter_context(card.installed())
+        config.add_cleanup(stack.close)
+        driver.default_platform = card.CardPlatform
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -63,25 +63,28 @@ class Engine:
         changes.setdefault("graph_sizes", tuple(size for size in platform.graph_sizes if size <= LIMITS.max_num_seqs))
         self.limits = replace(LIMITS, flash=architecture.config.flash, **changes)
         self.model = architecture.load(
-            dtype, ops or platform.ops(self.limits.batch_invariant), self.limits.max_model_len, store=store
+            *(dtype, ops or platform.ops(self.limits.batch_invariant), self.limits.max_model_len, platform.device),
+            store=store,
         )
+        self.platform = platform
         self.config = architecture.config
         self.overlap = overlap
         self.draft = None
         if draft is not None:
             smaller = Architecture.of(CheckpointFolder.open(draft))
-            self.draft = smaller.load(dtype, platform.ops(), self.limits.max_model_len)
+            self.draft = smaller.load(dtype, platform.ops(), self.limits.max_model_len, platform.device)
         self.cached: dict[str, int] = {}
 
     def run(self, requests: list[Request], monkeypatch) -> dict[str, tuple[list[int], Tensor]]:
         """Tokens and logits [tokens, vocabulary] of each request."""
         local = LocalRunner(
-            *(self.model, self.limits, torch.device("cpu")),
+            *(self.model, self.limits, self.platform.device),
             draft_model=self.draft,
             capturer=self.capturer,
             streams=self.streams,
         )
-        self.runner = Recorder(BackgroundRunner(local) if self.overlap else local)
+        in_a_thread = self.overlap and not self.platform.beside_host
+        self.runner = Recorder(BackgroundRunner(local) if in_a_thread else local)
         self.core = EngineCore(self.runner, self.limits, self.overlap)
         return self.run_more(requests, monkeypatch)
 

@@ -30,7 +30,7 @@ def encoded(engine: Engine, request: Request, which: slice = slice(None)) -> Req
 
     def rows(tile: Tile) -> TileRows:
         with torch.inference_mode():
-            found = engine.model.encoder(torch.from_numpy(tile.pixels)[None]).rows[0]
+            found = engine.model.encoder(torch.from_numpy(tile.pixels)[None].to(engine.platform.device)).rows[0].cpu()
         array = (found.view(torch.uint16) if found.dtype == torch.bfloat16 else found).numpy()
         return TileRows(rows_digest(array), array)
 

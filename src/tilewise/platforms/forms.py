@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cache
 from math import gcd
 from typing import Any
 
@@ -33,21 +34,28 @@ class Codes(Enum):
     def bits(self) -> int:
         return 4 if self in (Codes.UINT4, Codes.INT4, Codes.FP4) else 8
 
-    def table(self) -> Tensor:
-        """Return the number that each code stands for, float32 [2 ** bits]."""
-        codes = torch.arange(2**self.bits, dtype=torch.uint8)
-        match self:
-            case Codes.UINT4 | Codes.UINT8:
-                return codes.float()
-            case Codes.INT4:
-                return codes.float() - 8
-            case Codes.INT8:
-                return codes.view(torch.int8).float()
-            case Codes.FP8:
-                return codes.view(torch.float8_e4m3fn).float()
-            case Codes.FP4:
-                half = torch.tensor((0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0))
-                return torch.cat((half, -half))
+    def table(self, device: torch.device = torch.device("cpu")) -> Tensor:
+        """Return the number that each code stands for, float32 [2 ** bits]. It is kept, and the same at each call."""
+        return _table(self, device)
+
+
+@cache
+def _table(kind: Codes, device: torch.device) -> Tensor:
+    # Made once for each device: a copy from the host, at each product, would make the host wait for the device.
+    codes = torch.arange(2**kind.bits, dtype=torch.uint8)
+    match kind:
+        case Codes.UINT4 | Codes.UINT8:
+            found = codes.float()
+        case Codes.INT4:
+            found = codes.float() - 8
+        case Codes.INT8:
+            found = codes.view(torch.int8).float()
+        case Codes.FP8:
+            found = codes.view(torch.float8_e4m3fn).float()
+        case Codes.FP4:
+            half = torch.tensor((0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0))
+            found = torch.cat((half, -half))
+    return found.to(device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +208,7 @@ class Grouped:
 
     def dequantised(self) -> Tensor:
         """Return float32 [out, in], columns in the order of x."""
-        numbers = self.kind.table().to(self.codes.device)[self.unpacked().int()]
+        numbers = self.kind.table(self.codes.device)[self.unpacked().int()]
         width = numbers.shape[1]
         numbers = numbers * self.scales.repeat_interleave(self.group, 1)[:, :width]
         if self.shifts is not None:

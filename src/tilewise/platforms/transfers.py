@@ -25,9 +25,12 @@ def to_device(numbers: Numbers, device: torch.device, dtype: torch.dtype = torch
     here = (
         torch.from_numpy(numbers).to(dtype) if isinstance(numbers, np.ndarray) else torch.tensor(numbers, dtype=dtype)
     )
-    if device.type == "cpu":
-        return here
-    return here.pin_memory().to(device, non_blocking=True)
+    return send(here, device)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host on a device; on a CPU, it is the same one."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 class Event(Protocol):

@@ -17,7 +17,7 @@ from tilewise.models.decoder import InternVL
 from tilewise.models.tile_encoder import EncodedTiles, TileEncoder
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Capturer
-from tilewise.platforms.transfers import Event, PendingCopy, Streams, start_copy_to_host, to_device
+from tilewise.platforms.transfers import Event, PendingCopy, Streams, send, start_copy_to_host, to_device
 from tilewise.runner.finite import broken_rows
 from tilewise.runner.forward import CapturedEncoder
 from tilewise.runner.tile_store import EncodedTileStore, StoredTileRows
@@ -145,7 +145,7 @@ class EncoderLane:
         for job in jobs if self._has_pages else ():
             rows = torch.from_numpy(np.array(job.rows))  # a copy: the array may be read-only
             rows = rows.view(torch.bfloat16) if rows.dtype == torch.uint16 else rows
-            self.pools[0][job.page] = rows
+            self.pools[0][job.page] = send(rows, self.pools[0].device)
             # As the pool has them: float32 may be too large for its dtype.
             finite = not self._checks or not self._broken([job.page]).any()
             yield EncodedTile(job.digest, finite=finite)
@@ -175,9 +175,11 @@ class EncoderLane:
         filled: list[EncodedTile] = []
         self._hand_out(workers)
         for jobs, found in workers.finished(wait):
-            self.pools[0][[job.page for job in jobs]] = found.rows
-            scores, broken = found.scores, self._broken([job.page for job in jobs])
-            filled += self._keep(jobs, self._nobody_asks if scores is None else scores, broken, self._for_store(jobs))
+            device, nothing = self.pools[0].device, torch.empty(0)
+            self.pools[0][to_device([job.page for job in jobs], device)] = send(found.rows, device)
+            broken = broken_rows(found.rows) if self._checks else nothing
+            scores = nothing if found.scores is None else found.scores
+            filled += self._keep(jobs, scores, broken, found.rows if self._store else nothing)
         self._hand_out(workers)
         return tuple(filled)
 
@@ -223,7 +225,7 @@ class EncoderLane:
         pool = self.pools[0]
         for job, tile in zip(jobs, found, strict=True):
             if tile is not None:
-                pool[job.page] = tile.rows
+                pool[job.page] = send(tile.rows, pool.device)
         if self._mesh.size == 1 or not jobs:
             pairs = zip(jobs, found, strict=True)
             return [EncodedTile(job.digest, tile.score) for job, tile in pairs if tile is not None]

@@ -127,7 +127,7 @@ def test_all_choices_take_what_the_formula_says(form: Forms) -> None:
     x, ops = torch.randn(tokens, hidden).bfloat16(), TritonOps(H100)
     choice = *choices(tokens, count, per_token), gate_up, down, ops.silu_mul
     ops.moe_experts(x, *choice)  # once, as its tables stay
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as found:
         ops.moe_experts(x, *choice)
     events = (
         (event.start_ns(), event.nbytes())

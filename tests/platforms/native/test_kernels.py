@@ -252,7 +252,7 @@ def test_scratch_is_what_attention_takes() -> None:
     assert isinstance(OPS, NativeCpuOps)
     for sequences in ([(3000, 1)], [(0, 300)], [(900, 6)] * 3):
         query, cache, layout, _ = paged(sequences, (14, 2), 64, torch.float32)
-        with torch.profiler.profile(profile_memory=True) as found:
+        with torch.profiler.profile(profile_memory=True, acc_events=True) as found:
             OPS.paged_attention(query, cache, layout, 0.125)
         taken = sum(max(0, event.self_cpu_memory_usage) for event in found.events()) - 4 * query.numel()
         before, count = sequences[0]
