@@ -90,7 +90,7 @@ class Bench:
     def peak(self, plan: StepPlan) -> int:
         """Most bytes of tensors at one time during a step, beyond those that were there before."""
         self.runner.launch(plan)  # once, since libraries allocate for good at their first call
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as found:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
             self.runner.launch(plan)
         changes = sorted(
             (event.start_ns(), event.nbytes())
