@@ -49,13 +49,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("npu", False):
-        driver.default_platform = lambda: device.CheckingPlatform(device.lenient_ops)
+        memory = card.DEVICE if config.getoption("card", False) else card.HOST
+        driver.default_platform = lambda: device.CheckingPlatform(device.lenient_ops, memory)
 
     if config.getoption("card", False):
         stack = ExitStack()
         stack.enter_context(card.installed())
         config.add_cleanup(stack.close)
-        driver.default_platform = card.CardPlatform
+        if not config.getoption("npu", False):
+            driver.default_platform = card.CardPlatform
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

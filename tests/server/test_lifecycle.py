@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import httpx
 import pytest
@@ -21,6 +21,7 @@ from tests.served import PATIENCE, Served, served, until
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
 from tilewise.server.config import ServerConfig
+from tilewise.server.serve import admit, listen
 
 LONG = {
     "messages": [{"role": "user", "content": "What is this?"}],
@@ -268,6 +269,17 @@ def test_a_unix_socket(tmp_path):
     finally:
         assert server.stop() == 0
     assert not path.exists()
+
+
+def test_of_two_servers_that_load_at_one_time_the_second_is_refused():
+    """A port can be bound twice as long as nobody is let in."""
+    config = ServerConfig(host="127.0.0.1", port=0)
+    with listen(config) as first:
+        config = replace(config, port=first.getsockname()[1])
+        with listen(config) as second:
+            admit(first, config)
+            with pytest.raises(InvalidConfig, match=f"{config.port} cannot be listened at .* choose another port"):
+                admit(second, config)
 
 
 def test_a_server_that_cannot_listen_leaves_the_search_for_garbage_on():

@@ -101,6 +101,7 @@ async def serve(
         logger.info("Start-up took %.2f seconds: %s", time.perf_counter() - started, context.phases)
         if config.ui:
             logger.info("The web chat is at %s", config.url + UI_PATH)
+        admit(listener, config)
         server = Server(uvicorn_config(context, routers), context)
         await server.serve(sockets=[listener])
         await context.service.engine.close()
@@ -127,10 +128,24 @@ def listen(config: ServerConfig) -> socket.socket:
             made.bind((host.strip("[]"), config.port))
     except OSError as error:
         made.close()
-        where = config.uds or f"{host}:{config.port}"
-        raise InvalidConfig(f"{where} cannot be listened at ({error.strerror}): choose another port or host.") from None
+        raise _not_ours(config, error) from None
     made.set_inheritable(False)
     return made
+
+
+def admit(listener: socket.socket, config: ServerConfig) -> None:
+    """Let clients connect. Raises InvalidConfig where another server, which was bound to the same port while both were
+    loading, was first.
+    """
+    try:
+        listener.listen(_WAITING_CONNECTIONS)
+    except OSError as error:
+        raise _not_ours(config, error) from None
+
+
+def _not_ours(config: ServerConfig, error: OSError) -> InvalidConfig:
+    where = config.uds or f"{config.host or '0.0.0.0'}:{config.port}"
+    return InvalidConfig(f"{where} cannot be listened at ({error.strerror}): choose another port or host.")
 
 
 def _remove_stale(path: Path) -> None:

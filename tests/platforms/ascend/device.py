@@ -62,11 +62,11 @@ def strict() -> Iterator[None]:
 
 
 class CheckingPlatform(AscendPlatform):
-    """An NPU of the CPU's memory."""
+    """An NPU of the CPU's memory, or of that of a simulated card (tests/platforms/cuda/card.py)."""
 
-    def __init__(self, ops: Callable[[], AscendOps] = strict_ops) -> None:
+    def __init__(self, ops: Callable[[], AscendOps] = strict_ops, device: torch.device = torch.device("cpu")) -> None:
         self._make_ops = ops
-        self.device = torch.device("cpu")
+        self.device = device
         self._npu = FakeNpu()
 
     def ops(self, batch_invariant: bool = False) -> AscendOps:

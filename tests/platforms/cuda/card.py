@@ -127,7 +127,8 @@ class Rules(TorchFunctionMode):
             raise RuntimeError(f"{name}: expected all tensors to be on the same device, found some on the host")
         if name == "numpy":
             raise TypeError("can't convert a tensor of the card to numpy")
-        if name in WAITS or (name == "repeat_interleave" and len(tensors) == 2 and "output_size" not in kwargs):
+        counted = name == "repeat_interleave" and len(tensors) == 2 and "output_size" not in kwargs
+        if (name in WAITS or counted) and any(one.numel() for one in tensors):
             self.wait(name)
         return self._compute(func, args, kwargs)
 
@@ -177,10 +178,11 @@ class Rules(TorchFunctionMode):
 
     def _to(self, source: Tensor, *args: Any, non_blocking: bool = False, **kwargs: Any) -> Tensor:
         named = [kwargs.pop("device", None), *args]
-        device = next((found for found in map(_device_of, named) if found is not None), _device_of(source))
+        device = next((found for found in map(_device_of, named) if found is not None), None)
         dtypes = [one.dtype if isinstance(one, Tensor) else one for one in args]
         rest = [one for one in dtypes if isinstance(one, torch.dtype)]
-        here, there = isinstance(source, OnCard), device is not None and device.type == "cuda"
+        here = isinstance(source, OnCard)
+        there = here if device is None else device.type == "cuda"
         if here and there:
             return self._compute(Tensor.to, (source, *rest), kwargs)
         if there:
