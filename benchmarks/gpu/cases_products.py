@@ -120,6 +120,8 @@ def cases(model: str, spec: TinySpec, tiny: bool) -> Iterator[Case]:
 
 
 def expert_cases(model: str, spec: TinySpec, tiny: bool) -> Iterator[Case]:
+    for rows in (1, 5) if tiny else (1, 64):
+        yield _choice(f"choose_experts {model}, {rows} rows", spec, rows)
     for kept in KEPT:
         if kept.name in _OF_EXPERTS:
             for rows in (1, 5, 17) if tiny else (1, 64, 2048):
@@ -182,6 +184,22 @@ def _linear_gelu(name: str, spec: TinySpec, tiles: int) -> Case:
         )
 
     return Case(name, made, prepare, work)
+
+
+def _choice(name: str, spec: TinySpec, rows: int) -> Case:
+    def prepare(ops: Ops, a: SimpleNamespace) -> Call:
+        def call() -> tuple[Tensor, Tensor]:
+            weights, chosen = ops.choose_experts(a.logits, spec.experts_per_token, True)
+            return weights, chosen.float()
+
+        return call
+
+    return Case(
+        name,
+        lambda noise: SimpleNamespace(logits=noise(rows, spec.experts, dtype=torch.float32)),
+        prepare,
+        lambda a: StageWork(a.logits.nbytes),
+    )
 
 
 def _experts(name: str, kept: Kept, spec: TinySpec, rows: int) -> Case:

@@ -149,6 +149,34 @@ def norm_of(kind: NormKind, view: View, width: int, eps: float) -> Norm:
     return LayerNorm(view, width, eps) if kind == "layer_norm" else RMSNorm(view, width, eps)
 
 
+class ResidualStream:
+    """The rows [..., width] that go through a model's blocks, each of which adds to them.
+
+    What is added waits for the next norm, which is of the sum: one kernel makes both, and rows are read once.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        self._rows = rows
+        self._waiting: tuple[Tensor | None, Tensor] | None = None
+
+    def normed(self, norm: Norm, ops: Ops) -> Tensor:
+        """Return the norm of the rows, with all that was added."""
+        if self._waiting is None:
+            return norm(self._rows, ops)
+        self._rows, normed = norm.after(self._rows, *self._waiting, ops)
+        self._waiting = None
+        return normed
+
+    def add(self, scale: Tensor | None, y: Tensor) -> None:
+        """Add scale [width] * y, or y itself; rows have been normed since the last call."""
+        assert self._waiting is None
+        self._waiting = scale, y
+
+    def sum(self, ops: Ops) -> Tensor:
+        """Return the rows, with all that was added."""
+        return self._rows if self._waiting is None else ops.add_scaled(self._rows, *self._waiting)
+
+
 RopeKind = Literal["default", "dynamic", "longrope", "yarn"]
 
 

@@ -37,7 +37,8 @@ def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ten
 def close(found: Tensor, expected: Tensor, dtype: torch.dtype = torch.float32) -> None:
     assert found.shape == expected.shape
     assert found.dtype == dtype
-    torch.testing.assert_close(found.double(), expected.double(), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    allowed = TOLERANCE.get(dtype, 0.0)
+    torch.testing.assert_close(found.double(), expected.double(), atol=allowed, rtol=allowed)
 
 
 def layout_of(sequences: Sequence[tuple[int, int]]) -> tuple[PagedLayout, int]:
@@ -469,9 +470,12 @@ ARGUMENTS: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
     "add_rms_norm": lambda d: (noise(4, 40, dtype=d), None, *added_arguments(d), 1e-6),
     "add_layer_norm": lambda d: (noise(4, 40, dtype=d), None, *added_arguments(d), noise(40, seed=3, dtype=d), 1e-6),
     "paged_attention": paged_arguments,
+    "choose_experts": lambda d: (noise(4, 40), 5, d == torch.float32),
     "dense_attention": lambda d: (*(noise(2, 17, 3, 8, seed=seed, dtype=d) for seed in range(3)), 0.35),
     "patchify": pixel_arguments,
 }
+OF_OWN_DTYPES = {"patchify", "choose_experts"}
+"""Pixels are normalised, and experts chosen, in float32."""
 ABOVE = {"draw", "moe_experts", "rope_into_cache", "scatter_rows"}
 """Tested above with all implementations, with weights of their own or bit by bit, or with the sampler."""
 
@@ -483,7 +487,7 @@ def test_cpu_op_is_the_reference_op(name: str, ops: Ops, dtype: torch.dtype) -> 
     given, untouched = ARGUMENTS[name](dtype), ARGUMENTS[name](dtype)
     results = [getattr(ops, name)(*given), getattr(Ops(), name)(*untouched)]
     for found, expected in zip(*(one if isinstance(one, tuple) else (one,) for one in results), strict=True):
-        close(found, expected, torch.float32 if name == "patchify" else dtype)  # pixels are normalised in float32
+        close(found, expected, expected.dtype if name in OF_OWN_DTYPES else dtype)
     for argument, before in zip(given, ARGUMENTS[name](dtype), strict=True):
         if isinstance(argument, Tensor):  # blocks that no sequence has hold no numbers
             torch.testing.assert_close(argument, before, rtol=0, atol=0, equal_nan=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.tiny import SPECS, write_original
 from tests.weights.broken import refused
 from tilewise.errors import InvalidConfig
-from tilewise.layers import ColumnLinear, RMSNorm, RowLinear
+from tilewise.layers import ColumnLinear, ResidualStream, RMSNorm, RowLinear
 from tilewise.models.decoder import Attention, DecoderBlock, ForwardContext, GatedMLP
 from tilewise.models.load import Architecture
 from tilewise.parallel.mesh import Mesh
@@ -21,35 +21,45 @@ from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
 
 
-class NormResidual(DecoderBlock):
+class OtherBlock(DecoderBlock):
+    """A block that makes other rows of those that come in, by `of`."""
+
+    def __call__(self, rows: ResidualStream, cache: Tensor, at: ForwardContext) -> None:
+        ResidualStream.__init__(rows, self.of(rows.sum(at.ops), cache, at))
+
+    def of(self, x: Tensor, cache: Tensor, at: ForwardContext) -> Tensor:
+        raise NotImplementedError
+
+
+class NormResidual(OtherBlock):
     """The residual stream reads the first norm as well."""
 
-    def __call__(self, x: Tensor, cache: Tensor, at: ForwardContext) -> Tensor:
+    def of(self, x: Tensor, cache: Tensor, at: ForwardContext) -> Tensor:
         normed = self._norm1(x, at.ops)
         x, normed = self._norm2.after(normed, None, self._attention(normed, cache, at), at.ops)
         return at.ops.add_scaled(x, None, self._mlp(normed, at.ops))
 
 
-class Sandwich(DecoderBlock):
+class Sandwich(OtherBlock):
     """The second norm stands behind the attention, and no linear layer reads it."""
 
-    def __call__(self, x: Tensor, cache: Tensor, at: ForwardContext) -> Tensor:
+    def of(self, x: Tensor, cache: Tensor, at: ForwardContext) -> Tensor:
         x = x + self._norm2(self._attention(self._norm1(x, at.ops), cache, at), at.ops)
         return x + self._mlp(x, at.ops)
 
 
-class PostNorm(DecoderBlock):
+class PostNorm(OtherBlock):
     """What a block gives is what its last norm gives, and the MLP reads the first."""
 
-    def __call__(self, x: Tensor, cache: Tensor, at: ForwardContext) -> Tensor:
+    def of(self, x: Tensor, cache: Tensor, at: ForwardContext) -> Tensor:
         x = self._norm1(x + self._attention(x, cache, at), at.ops)
         return self._norm2(x + self._mlp(x, at.ops), at.ops)
 
 
-class Parallel(DecoderBlock):
+class Parallel(OtherBlock):
     """Attention and MLP read one norm."""
 
-    def __call__(self, x: Tensor, cache: Tensor, at: ForwardContext) -> Tensor:
+    def of(self, x: Tensor, cache: Tensor, at: ForwardContext) -> Tensor:
         normed = self._norm1(x, at.ops)
         return x + self._attention(normed, cache, at) + self._mlp(normed, at.ops)
 
@@ -64,7 +74,7 @@ class OnePlus(DecoderBlock):
             norm.weight = norm.weight + 1
 
 
-class HalfNormed(DecoderBlock):
+class HalfNormed(OtherBlock):
     """The gate reads the norm, and up what is in front of it; Phi-3's files keep both in one matrix."""
 
     def __init__(self, view: Any, config: Any, attention: Any, mlp: Any) -> None:
@@ -75,7 +85,7 @@ class HalfNormed(DecoderBlock):
         )
         self._down = RowLinear(view.at("mlp"), "down_proj", inner, hidden, False, Mesh())
 
-    def __call__(self, x: Tensor, cache: Tensor, at: ForwardContext) -> Tensor:
+    def of(self, x: Tensor, cache: Tensor, at: ForwardContext) -> Tensor:
         x = x + self._attention(self._norm1(x, at.ops), cache, at)
         return x + self._down(self._gate(self._norm2(x, at.ops), at.ops) * self._up(x, at.ops), at.ops)
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tilewise.layers import ColumnLinear, RMSNorm, RopeTable, RowLinear
+from tilewise.layers import ColumnLinear, ResidualStream, RMSNorm, RopeTable, RowLinear
 from tilewise.models.config import DecoderConfig, ModelConfig
 from tilewise.models.tile_encoder import TileEncoder
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.forms import Dense
 from tilewise.platforms.kv_cache import LayerCache, PagedLayout
-from tilewise.platforms.ops import Ops
+from tilewise.platforms.ops import HeadNorms, Ops
 from tilewise.platforms.weights import Use, Weight
 from tilewise.weights.view import View
 
@@ -64,8 +64,8 @@ class ForwardContext:
         return self.mesh.sum_own_rows(x) if self.spread else self.mesh.sum(x)
 
 
-DecoderLayer = Callable[[Tensor, LayerCache, ForwardContext], Tensor]
-"""A function from rows [N, hidden] to what the next layer reads, over this layer's keys and values."""
+DecoderLayer = Callable[[ResidualStream, LayerCache, ForwardContext], None]
+"""A function that adds to rows [N, hidden] what a layer makes of them, over this layer's keys and values."""
 
 BlockFactory = Callable[[View, DecoderConfig, int, Mesh], DecoderLayer]
 """A function (view of the layer, config, layer number, mesh) -> block, of the backbone's own where blocks differ."""
@@ -182,10 +182,10 @@ class Decoder:
         Keys and values go into the caches.
         """
         at = ForwardContext(*self._rope.at(positions), layout, ops, self._mesh, self._mesh.spreads(len(x)))
-        x = at.own(x)
+        rows = ResidualStream(at.own(x))
         for block, cache in zip(self._blocks, caches, strict=True):
-            x = block(x, cache, at)
-        return at.all(x)
+            block(rows, cache, at)
+        return at.all(rows.sum(ops))
 
     def logits(self, x: Tensor, ops: Ops) -> Tensor:
         """Return logits [R, vocabulary] of hidden states [R, hidden], the same on all ranks of the last stage."""
@@ -208,10 +208,9 @@ class DecoderBlock:
         self._attention = attention
         self._mlp = mlp
 
-    def __call__(self, x: Tensor, cache: LayerCache, at: ForwardContext) -> Tensor:
-        mixed = self._attention(at.all(self._norm1(x, at.ops)), cache, at)
-        x, normed = self._norm2.after(x, None, at.sum(mixed), at.ops)
-        return at.ops.add_scaled(x, None, at.sum(self._mlp(at.all(normed), at.ops)))
+    def __call__(self, rows: ResidualStream, cache: LayerCache, at: ForwardContext) -> None:
+        rows.add(None, at.sum(self._attention(at.all(rows.normed(self._norm1, at.ops)), cache, at)))
+        rows.add(None, at.sum(self._mlp(at.all(rows.normed(self._norm2, at.ops)), at.ops)))
 
 
 class Attention:
@@ -238,15 +237,15 @@ class Attention:
             {"k_proj": kept.of(config.head_dim), "v_proj": kept.of(config.head_dim)},
         )
         self._out = RowLinear(view, "o_proj", queries, config.hidden_size, config.output_bias, mesh)
-        normed = ("q_norm", "k_norm") if config.head_norm else ()
-        self._norms = [RMSNorm(view.at(name), config.head_dim, config.norm_eps) for name in normed]
+        self._norms = None
+        if config.head_norm:
+            query, key = (view.at(name).tensor("weight", config.head_dim) for name in ("q_norm", "k_norm"))
+            self._norms = HeadNorms(query, key, config.norm_eps)
 
     def __call__(self, x: Tensor, cache: LayerCache, at: ForwardContext) -> Tensor:
         split = self._qkv(x, at.ops).split(self._qkv.sizes, dim=-1)
         query, key, value = (part.unflatten(-1, (-1, self._head_dim)) for part in split)
-        if self._norms:
-            query, key = self._norms[0](query, at.ops), self._norms[1](key, at.ops)
-        query = at.ops.rope_into_cache(query, key, value, at.cos, at.sin, cache, at.layout)
+        query = at.ops.rope_into_cache(query, key, value, at.cos, at.sin, cache, at.layout, self._norms)
         scale = self._head_dim**-0.5
         mixed = at.ops.paged_attention(query, cache, at.layout, scale, self._window, self._sinks)
         return self._out(mixed.flatten(1), at.ops)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tilewise.errors import InvalidConfig
-from tilewise.layers import ColumnLinear, LayerNorm, RMSNorm, RowLinear, norm_of
+from tilewise.layers import ColumnLinear, LayerNorm, ResidualStream, RMSNorm, RowLinear, norm_of
 from tilewise.models.config import ROUTER_HEADS, ModelConfig, VisionConfig
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.ops import Ops
@@ -144,11 +144,12 @@ class VisionTower:
 
         None is given after each layer but the last.
         """
-        x = self.embed(pixels, mean, std, ops)
+        rows = ResidualStream(self.embed(pixels, mean, std, ops))
         for block in self._blocks[:-1]:
-            x = block(x, ops)
+            block(rows, ops)
             yield None
-        yield self._blocks[-1](x, ops)[:, 1:]
+        self._blocks[-1](rows, ops)
+        yield rows.sum(ops)[:, 1:]
 
     def embed(self, pixels: Tensor, mean: Tensor, std: Tensor, ops: Ops) -> Tensor:
         """Embed pixels into what the first block reads [tiles, 1 + patches, hidden]."""
@@ -174,10 +175,10 @@ class VisionBlock:
         self._scale2 = view.tensor("ls2", width)
         self._mesh = mesh
 
-    def __call__(self, x: Tensor, ops: Ops) -> Tensor:
-        # No name for what the attention gives: it would be kept, as large as x, until the MLP is through.
-        x, normed = self._norm2.after(x, self._scale1, self._mesh.sum(self._attention(self._norm1(x, ops), ops)), ops)
-        return ops.add_scaled(x, self._scale2, self._mesh.sum(self._fc2(self._fc1.gelu(normed, ops), ops)))
+    def __call__(self, rows: ResidualStream, ops: Ops) -> None:
+        """Add to rows [tiles, patches, hidden] what the block makes of them."""
+        rows.add(self._scale1, self._mesh.sum(self._attention(rows.normed(self._norm1, ops), ops)))
+        rows.add(self._scale2, self._mesh.sum(self._fc2(self._fc1.gelu(rows.normed(self._norm2, ops), ops), ops)))
 
 
 class VisionAttention:

@@ -61,6 +61,17 @@ class ExpertSize:
     """Bytes of a number."""
 
 
+@dataclass(frozen=True, slots=True)
+class HeadNorms:
+    """The RMS norms of heads, before they are rotated (Qwen3)."""
+
+    query: Tensor
+    """[D]."""
+    key: Tensor
+    """[D]."""
+    eps: float
+
+
 def choices_bytes(size: ExpertSize) -> int:
     """Return the bytes of both products of all choices (a token and one of its experts), kept at once: what comes out
     of the activation, in the model's dtype and in int8, the results, and places and weights of the choices.
@@ -157,14 +168,21 @@ class Ops:
         sin: Tensor,
         cache: LayerCache,
         layout: PagedLayout,
+        norms: HeadNorms | None = None,
     ) -> Tensor:
         """Rotate query [N, A, D] and key [N, K, D] by cos, sin [N, D/2] (float32), halves paired (i, i + D/2).
 
-        Rotated keys, and values [N, K, D], are written to the layer's cache [2, B, P, K, D] in the form in which it
-        keeps them; rotated queries are returned.
+        With `norms`, each head goes through `rms_norm` first. Rotated keys, and values [N, K, D], are written to the
+        layer's cache [2, B, P, K, D] in the form in which it keeps them; rotated queries are returned.
         """
+        query, key = self._normed_heads(query, key, norms)
         write_rows(cache, layout.kv_slots, rotated(key, cos, sin), value)
         return rotated(query, cos, sin)
+
+    def _normed_heads(self, query: Tensor, key: Tensor, norms: HeadNorms | None) -> tuple[Tensor, Tensor]:
+        if norms is None:
+            return query, key
+        return self.rms_norm(query, norms.query, norms.eps), self.rms_norm(key, norms.key, norms.eps)
 
     def paged_attention(
         self,
@@ -230,6 +248,17 @@ class Ops:
         """Return the bytes that `dense_attention` takes at most, beside its arguments and result."""
         # Count scores twice in float32, and once in the dtype in which they are multiplied.
         return size.tiles * size.heads * size.queries * size.keys * (8 + size.itemsize)
+
+    def choose_experts(self, logits: Tensor, count: int, renormalise: bool) -> tuple[Tensor, Tensor]:
+        """Choose the `count` likeliest of E experts by logits float32 [N, E], the likeliest first.
+
+        Return their weights, float32 [N, count], by a softmax over those chosen (`renormalise`) or over all, and their
+        numbers, int64 [N, count].
+        """
+        scores, chosen = logits.topk(count, dim=-1)
+        if renormalise:
+            return scores.softmax(-1), chosen
+        return (scores - logits.logsumexp(-1, keepdim=True)).exp(), chosen
 
     def moe_experts(
         self,

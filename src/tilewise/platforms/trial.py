@@ -155,8 +155,8 @@ def _codes(context: CaseContext) -> Form:
 
 def _experts(int8: bool) -> Case:
     def case(context: CaseContext) -> Iterator[Tensor]:
-        count, chosen = 6, context.noise(9, 6, seed=5, dtype=torch.float32).topk(2).indices
-        weights = context.noise(9, 2, seed=6, dtype=torch.float32).softmax(-1)
+        count = 6
+        weights, chosen = context.ops.choose_experts(context.noise(9, count, seed=5, dtype=torch.float32), 2, True)
 
         def layer(outputs: int, inputs: int, seed: int) -> list[Any]:
             matrices = context.noise(count, outputs, inputs, seed=seed) / 8

@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from tilewise.layers import RopeTable
+from tilewise.layers import ResidualStream, RopeTable
 from tilewise.models.decoder import DecoderLayer, ForwardContext
 from tilewise.models.load import Architecture
 from tilewise.models.tile_encoder import PIXEL_MEAN, PIXEL_STD, Projector, VisionBlock, VisionTower, pixel_shuffle
@@ -204,7 +204,9 @@ class SampleActivations:
             name = f"vision.layers.{number}"
             with self._part(name, lambda view: VisionBlock(view, config.vision)) as (block, inputs):
                 for place, x in enumerate(features):
-                    features[place] = block(x, self._ops)
+                    stream = ResidualStream(x)
+                    block(stream, self._ops)
+                    features[place] = stream.sum(self._ops)
                     self._advance(1)
             yield name, inputs
         with self._part("projector", lambda view: Projector(view, config)) as (projector, inputs):
@@ -228,7 +230,9 @@ class SampleActivations:
             with self._part(name, partial(self._block, number)) as (block, inputs):
                 for place, x in enumerate(samples):
                     cos, sin = rope.at(torch.arange(len(x)))
-                    samples[place] = block(x, cache, ForwardContext(cos, sin, _layout(len(x)), self._ops))
+                    stream = ResidualStream(x)
+                    block(stream, cache, ForwardContext(cos, sin, _layout(len(x)), self._ops))
+                    samples[place] = stream.sum(self._ops)
                     self._advance(1)
             yield name, inputs
 

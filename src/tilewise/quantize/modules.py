@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tilewise.errors import InvalidCheckpoint, InvalidConfig
+from tilewise.layers import ResidualStream
 from tilewise.models.decoder import ForwardContext
 from tilewise.models.load import IN_A_STAGE, Architecture
 from tilewise.models.tile_encoder import Projector, VisionBlock
@@ -217,13 +218,17 @@ def _compute(architecture: Architecture, view: View, stage: str, ops: Ops) -> Te
         width = config.vision.hidden_size * config.shuffle_block**2
         return Projector(view, config)(_empty(1, 2, width), ops)
     if stage.startswith("vision"):
-        return VisionBlock(view, config.vision)(_empty(1, 2, config.vision.hidden_size), ops)
+        rows = ResidualStream(_empty(1, 2, config.vision.hidden_size))
+        VisionBlock(view, config.vision)(rows, ops)
+        return rows.sum(ops)
     block = architecture.backbone.block(view, config.decoder, int(stage.rpartition(".")[2]), Mesh())
     numbers = torch.arange(2)
     layout = PagedLayout(torch.tensor([0, 2]), torch.tensor([2]), torch.tensor([[0]]), numbers)
     half = config.decoder.head_dim // 2
     at = ForwardContext(_empty(2, half), _empty(2, half), layout, ops)
-    return block(_empty(2, config.decoder.hidden_size), _empty(0), at)
+    rows = ResidualStream(_empty(2, config.decoder.hidden_size))
+    block(rows, _empty(0), at)
+    return rows.sum(ops)
 
 
 def _empty(*shape: int) -> Tensor:

@@ -66,6 +66,8 @@ class Graph:
     def __init__(self) -> None:
         self.calls: list[Callable[[], None]] = []
         self.made: list[Tensor] = []
+        self.launches: list[str] = []
+        """Kernels that a GPU launches at each replay: calls that write to memory, torch's by their names."""
         self.replays = 0
 
     def replay(self) -> None:
@@ -78,7 +80,11 @@ class Graph:
         given, made = {_memory(one) for one in _tensors((args, kwargs))}, _tensors(found)
         if not made and func.__name__ != "__setitem__":
             return  # sizes and the like
-        self.made += [one for one in made if _memory(one) not in given]
+        new = [one for one in made if _memory(one) not in given]
+        self.made += new
+        name = func.__name__
+        if name not in UNFILLED and (new or name == "__setitem__" or (name.endswith("_") and name[0] != "_")):
+            self.launches.append(name)
 
         def again() -> None:
             for old, new in zip(made, _tensors(_plain(func, args, kwargs)), strict=True):
@@ -268,6 +274,7 @@ class Rules(TorchFunctionMode):
         run()
         if self._capturing is not None:
             self._capturing.calls.append(run)
+            self._capturing.launches.append("a kernel of Triton's")
 
 
 def _plain(func: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -27,6 +27,7 @@ from tilewise.platforms.cuda.kernels.paged_attention import paged_attention
 from tilewise.platforms.cuda.kernels.products import Epilogue
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, StaticRows
 from tilewise.platforms.kv_cache import PagedLayout, empty_cache
+from tilewise.platforms.ops import HeadNorms
 from tilewise.platforms.weights import plain_weight, rounded_to_int8
 
 CARDS = {"sm_80": A100, "sm_86": RTX3090, "sm_89": RTX4090, "sm_90": H100, "sm_100": B200, "sm_120": RTX5090}
@@ -156,6 +157,8 @@ def rope_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
         kept_cache = empty_cache((2, 100, 16, kv_heads, width), kept, torch.device("meta"))
         layout = PagedLayout(slots, slots, slots, slots)
         yield f"rope {name}", partial(cache.rope_into_cache, *arguments, kept_cache, layout)
+        norms = HeadNorms(shape(width), shape(width), 1e-6)
+        yield f"rope {name} normed", partial(cache.rope_into_cache, *arguments, kept_cache, layout, norms)
 
 
 def rounding_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -211,6 +214,9 @@ def expert_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
         return experts.moe_experts(x, chosen, weights, gate_up, down, gate or rows.silu_mul, card)
 
     a3b, gpt_oss = (128, 2048, 768, 8), (32, 2880, 2880, 4)
+    for name, (count, *_, taken), renormalise in (("30B-A3B", a3b, True), ("gpt-oss-20b", gpt_oss, False)):
+        logits = shape(64, count, dtype=torch.float32)
+        yield f"choice {name}", partial(experts.choose_experts, logits, taken, renormalise)
     yield "experts dense 256 30B-A3B", partial(launch, dense, a3b, 256, False)
     yield "experts dense prefill apart 30B-A3B", partial(launch, dense, a3b, 4096, False, None)
     for what, tokens in (("decode", 1), ("prefill", 4096)):

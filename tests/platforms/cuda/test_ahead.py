@@ -19,7 +19,7 @@ from tests.platforms.cuda.launches import CARDS, CLAIMS, LAUNCHES, SHARED, claim
 OF_NUMBERS = (
     *("add_rms_norm 8B", "rms_norm 30B-A3B heads", "add_layer_norm 300M", "add_scaled 8B", "gelu 300M", "silu_mul 8B"),
     *("scatter_rows 8B", "patchify", "rope 8B", "rope 8B fp8", "int8_rows 8B", "int8_rows_static 8B", "draw_rows 64"),
-    *("fp8_rows 8B", "fp8_groups 8B"),
+    *("fp8_rows 8B", "fp8_groups 8B", "rope 8B normed", "choice 30B-A3B"),
 )
 OF_TENSOR_CORES = (
     *("experts dense prefill 30B-A3B", "experts int4 decode 30B-A3B", "int8_product 8B 3400"),

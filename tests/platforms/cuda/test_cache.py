@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tilewise.platforms.cuda.kernels.cache import rope_into_cache
 from tilewise.platforms.kv_cache import KV_DTYPES, LayerCache, PagedLayout, empty_cache
-from tilewise.platforms.ops import Ops
+from tilewise.platforms.ops import HeadNorms, Ops
 
 REFERENCE = Ops()
 BLOCKS, BLOCK = 5, 4
@@ -60,3 +60,29 @@ def test_rope_into_cache(
     assert torch.equal(turned, expected)
     for found, wanted in zip(parts(ours), parts(theirs), strict=True):
         assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(size, DTYPES[row % 3]) for row, size in enumerate(SIZES)], ids=str)
+@pytest.mark.parametrize("kept", [None, "int8"])
+def test_heads_are_normed_first(
+    size: tuple[int, int, int, int], dtype: torch.dtype, kept: str | None, device: torch.device
+) -> None:
+    """Within what another order of the sum of squares rounds: a step of the dtype, and a code of the cache."""
+    tokens, heads, kv_heads, width = size
+    qkv = (3 * noise(tokens, heads + 2 * kv_heads, width)).to(device, dtype)
+    query, key, value = qkv.split((heads, kv_heads, kv_heads), dim=1)
+    angles = noise(tokens, width // 2, seed=1).to(device)
+    slots = torch.randperm(BLOCKS * BLOCK, generator=torch.Generator().manual_seed(2))[:tokens].to(device)
+    layout = PagedLayout(slots, slots, slots, slots)
+    norms = HeadNorms(*(1 + noise(width, seed=seed).to(device, dtype) for seed in (3, 4)), 1e-6)
+    ours, theirs = cleared_caches(kv_heads, width, KV_DTYPES[kept] if kept else dtype, device)
+    arguments = (query, key, value, angles.cos(), angles.sin())
+    turned = rope_into_cache(*arguments, ours, layout, norms)
+    expected = REFERENCE.rope_into_cache(*arguments, theirs, layout, norms)
+    step = 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(turned, expected, atol=step, rtol=step)
+    for found, wanted in zip(parts(ours), parts(theirs), strict=True):
+        if found.dtype == torch.uint8:
+            assert (found.view(torch.int8).int() - wanted.view(torch.int8).int()).abs().max() <= 1
+        else:
+            torch.testing.assert_close(found, wanted, atol=step, rtol=step)

@@ -269,16 +269,22 @@ FEW: dict[str, Any] = {"lazy_graphs": True, "max_num_seqs": 1, "max_model_len": 
 SHORT = replace(GREEDY, max_tokens=3)
 
 
-def check_kernels(model: Path, talks: list[Any], *sampling: SamplingParams, **options: Any) -> None:
+def check_kernels(model: Path, talks: list[Any], *sampling: SamplingParams, **options: Any) -> Rules:
     expected = answers(model, "cpu", talks, [*sampling], **FEW | options)
     with installed() as rules:
         assert answers(model, "cuda", talks, [*sampling], **FEW | options) == expected
     assert sum(graph.replays for graph in rules.graphs) > 1 or options.get("enforce_eager")
     assert not [wait for wait in rules.waits if "kernels/experts.py" not in wait]  # a table, when it is first asked for
+    return rules
+
+
+LAUNCHES = {"qwen2-300m": 24, "qwen3-6b-tied": 24, "qwen3moe-300m-head": 30, "gptoss-300m-head": 29}
+"""Kernels of a step of two layers. One more is some microseconds, of which a step of a small model has a few hundred."""
 
 
 def test_kernels_in_captured_steps(model: Path) -> None:
-    check_kernels(model, [said("hi")], SHORT)
+    (step,) = check_kernels(model, [said("hi")], SHORT).graphs
+    assert len(step.launches) == LAUNCHES["qwen2-300m"], step.launches
 
 
 @pytest.mark.slow
@@ -290,7 +296,8 @@ def test_kernels_for_tiles_and_choices(model: Path, options: dict[str, Any]) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("spec", ["qwen3moe-300m-head", "gptoss-300m-head", "qwen3-6b-tied"])
 def test_kernels_of_other_models(spec: str, tmp_path: Path) -> None:
-    check_kernels(write_original(tmp_path / "model", SPECS[spec]), [said("hi")], SHORT)
+    (step,) = check_kernels(write_original(tmp_path / "model", SPECS[spec]), [said("hi")], SHORT).graphs
+    assert len(step.launches) == LAUNCHES[spec], step.launches
 
 
 @pytest.mark.slow

@@ -302,6 +302,27 @@ def test_tables_are_built_once_and_again_where_a_weight_is_another(device: torch
     assert tables.of([None]) is None
 
 
+@pytest.mark.parametrize("renormalise", [True, False])
+@pytest.mark.parametrize("size", [(3, 128, 8), (2, 32, 4), (5, 7, 3), (1, 5, 5), (2, 1, 1), (0, 8, 2)], ids=str)
+def test_choices_and_their_weights(size: tuple[int, int, int], renormalise: bool, device: torch.device) -> None:
+    tokens, count, taken = size
+    logits = 3 * torch.randn(tokens, count, generator=torch.Generator().manual_seed(5)).to(device)
+    weights, chosen = experts.choose_experts(logits, taken, renormalise)
+    expected, right = REFERENCE.choose_experts(logits, taken, renormalise)
+    assert torch.equal(chosen, right)
+    torch.testing.assert_close(weights, expected)
+
+
+def test_choices_of_logits_that_are_equal_or_no_numbers(device: torch.device) -> None:
+    """Of equal ones the first; what is no number makes no weight of its token one, and no number that no expert has."""
+    logits = torch.tensor([[1.0, 2, 2, 1, 2], [0, float("nan"), 0, 3, 0], [float("-inf")] * 5], device=device)
+    weights, chosen = experts.choose_experts(logits, 3, True)
+    assert chosen[0].tolist() == [1, 2, 4]
+    assert chosen[1, 0].item() == 1
+    assert ((chosen >= 0) & (chosen < 5)).all()
+    assert weights.isnan().all(1).tolist() == [False, True, True]
+
+
 def test_codes_of_fp8_that_are_no_numbers_spoil_their_outputs_alone(device: torch.device) -> None:
     """One code of NaN in an expert's first matrix, in each sign; the inner number that it makes reaches all outputs."""
     generator, form = torch.Generator().manual_seed(4), grouped(Codes.FP8, 8)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.platforms.test_ops import ARGUMENTS, TOLERANCE, close
+from tests.platforms.test_ops import ARGUMENTS, OF_OWN_DTYPES, TOLERANCE, close
 from tilewise.platforms.cuda import H100
 from tilewise.platforms.cuda.triton_ops import TritonOps
 from tilewise.platforms.draw import Draw, noise_key
@@ -21,7 +21,7 @@ def test_ops_are_the_reference_ops(name: str, dtype: torch.dtype) -> None:
     ops = TritonOps(H100)
     results = [getattr(one, name)(*ARGUMENTS[name](dtype)) for one in (ops, Ops())]
     for found, expected in zip(*(one if isinstance(one, tuple) else (one,) for one in results), strict=True):
-        close(found, expected, torch.float32 if name == "patchify" else dtype)
+        close(found, expected, expected.dtype if name in OF_OWN_DTYPES else dtype)
     assert not ops.left_out
 
 

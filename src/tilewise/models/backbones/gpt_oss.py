@@ -60,8 +60,8 @@ class GptOssMLP:
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
         logits = ops.linear(x.float(), self._router, self._router_bias)
-        scores, chosen = logits.topk(self._per_token, dim=-1)
-        return ops.moe_experts(x, chosen, scores.softmax(-1), self._gate_up, self._down, ops.clamped_swiglu)
+        weights, chosen = ops.choose_experts(logits, self._per_token, renormalise=True)
+        return ops.moe_experts(x, chosen, weights, self._gate_up, self._down, ops.clamped_swiglu)
 
 
 def _both(share: Share | None, inner: int) -> Tensor | None:

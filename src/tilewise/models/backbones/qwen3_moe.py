@@ -62,10 +62,8 @@ class ExpertMLP:
 
         The router runs in float32: near ties must not depend on rounding.
         """
-        scores = ops.linear(x.float(), self._router, None).softmax(-1)
-        weights, chosen = scores.topk(self._config.per_token, dim=-1)
-        if self._config.renormalise:
-            weights = weights / weights.sum(-1, keepdim=True)
+        logits = ops.linear(x.float(), self._router, None)
+        weights, chosen = ops.choose_experts(logits, self._config.per_token, self._config.renormalise)
         return ops.moe_experts(x, chosen, weights, self._gate_up, self._down, ops.silu_mul)
 
 

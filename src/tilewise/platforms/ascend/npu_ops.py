@@ -18,7 +18,7 @@ from tilewise.platforms.ascend.weights import NzLayout, ascend_expert, ascend_we
 from tilewise.platforms.fallback import ExpertTables, FallbackOps, Together, by_kernel
 from tilewise.platforms.forms import Form
 from tilewise.platforms.kv_cache import LayerCache, PagedLayout, QuantisedCache, write_rows
-from tilewise.platforms.ops import SWIGLU_ALPHA, SWIGLU_LIMIT, AttentionSize, ExpertSize
+from tilewise.platforms.ops import SWIGLU_ALPHA, SWIGLU_LIMIT, AttentionSize, ExpertSize, HeadNorms
 from tilewise.platforms.weights import Use, Weight, rounded_to_int8, side_by_side
 
 npu = torch.ops.npu
@@ -53,8 +53,17 @@ def clamped_swiglu(gate_up: Tensor) -> Tensor:
 
 
 def rope_into_cache(
-    query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache, layout: PagedLayout
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    cache: LayerCache,
+    layout: PagedLayout,
+    norms: HeadNorms | None = None,
 ) -> Tensor:
+    if norms is not None:
+        query, key = rms_norm(query, norms.query, norms.eps), rms_norm(key, norms.key, norms.eps)
     # In float32, as the reference: a rotation in bfloat16 rounds twice more.
     both = torch.cat((query, key), dim=1).unsqueeze(0).float()
     cos, sin = (torch.cat((half, half), dim=-1)[None, :, None] for half in (cos, sin))

@@ -22,7 +22,7 @@ from tilewise.platforms.cpu.native.kernels import (
 from tilewise.platforms.cpu.packed import PackedGrouped, PackedInt8Weight, PackedWeight, keeper
 from tilewise.platforms.forms import Form
 from tilewise.platforms.kv_cache import LayerCache, PagedLayout, QuantisedCache
-from tilewise.platforms.ops import AttentionSize, TorchOps
+from tilewise.platforms.ops import AttentionSize, HeadNorms, TorchOps
 from tilewise.platforms.weights import Use, Weight, side_by_side
 
 _FLOAT = 4
@@ -122,7 +122,9 @@ class NativeCpuOps(TorchOps):
         sin: Tensor,
         cache: LayerCache,
         layout: PagedLayout,
+        norms: HeadNorms | None = None,
     ) -> Tensor:
+        query, key = self._normed_heads(query, key, norms)
         fits = readable(query, key, value) and gapless(cos, sin) and cos.dtype == torch.float32
         if not (self.native.has(_kernel("rope_into_cache", cache)) and fits and readable_cache(cache, query.dtype)):
             return super().rope_into_cache(query, key, value, cos, sin, cache, layout)

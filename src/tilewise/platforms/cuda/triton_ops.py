@@ -84,6 +84,7 @@ class TritonOps(FallbackOps):
     scatter_rows = by_kernel(rows.scatter_rows)
     rope_into_cache = by_kernel(rope_into_cache)
     dense_attention = by_kernel(dense_attention)
+    choose_experts = by_kernel(experts.choose_experts)
 
     def paged_attention(
         self,

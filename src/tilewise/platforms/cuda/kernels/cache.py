@@ -1,4 +1,4 @@
-"""One kernel that rotates queries and keys, and writes keys and values to the paged cache."""
+"""One kernel that norms and rotates queries and keys, and writes keys and values to the paged cache."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tilewise.platforms.cuda.kernels.rounding import e4m3_of, int8_of
 from tilewise.platforms.kv_cache import LARGEST, LayerCache, PagedLayout
+from tilewise.platforms.ops import HeadNorms
 
 _NUMBERS = 1024
 """Numbers of a program: some heads of one token."""
@@ -23,6 +24,18 @@ def _halves(x, head, heads, head_stride, half, HALF: tl.constexpr):
     begin = x + (head * head_stride)[:, None] + place[None, :]
     first = tl.load(begin, mask=mask, other=0).to(tl.float32)
     return first, tl.load(begin + half, mask=mask, other=0).to(tl.float32)
+
+
+@triton.jit
+def _normed(first, second, weight, half, width, eps, HALF: tl.constexpr, dtype: tl.constexpr):
+    """Return heads in float32, divided by the root of their mean square and multiplied by a weight, rounded after
+    either. Each head's numbers are in one warp, which sums them up.
+    """
+    place = tl.broadcast_to(tl.arange(0, HALF)[None, :], first.shape)
+    spread = tl.rsqrt((tl.sum(first * first, axis=1) + tl.sum(second * second, axis=1)) / width + eps)[:, None]
+    first = (first * spread).to(dtype).to(tl.float32) * tl.load(weight + place, mask=place < half, other=0)
+    second = (second * spread).to(dtype).to(tl.float32) * tl.load(weight + half + place, mask=place < half, other=0)
+    return first.to(dtype).to(tl.float32), second.to(dtype).to(tl.float32)
 
 
 @triton.jit
@@ -67,12 +80,12 @@ def _keep(first, second, numbers, scales, slot, head, heads, half, HALF: tl.cons
 
 @triton.jit
 def _rope_into_cache(
-    query, key, value, cos, sin, slots, turned, numbers, scales,
+    query, key, value, cos, sin, slots, turned, numbers, scales, query_norm, key_norm, eps,
     query_stride, query_head, key_stride, key_head, value_stride, value_head, numbers_stride, scales_stride,
     heads, kv_heads, half, HEADS: tl.constexpr, HALF: tl.constexpr, LARGEST: tl.constexpr,
 ):  # fmt: skip
     """Rotate and write HEADS heads of one token: of its programs, the first have queries, then come those of keys, then
-    those of values.
+    those of values. With weights of norms, queries and keys are normed first.
 
     `query_stride` lies between tokens and `query_head` between heads, `numbers_stride` and `scales_stride` between the
     keys and the values of a cache.
@@ -83,6 +96,8 @@ def _rope_into_cache(
     if part < of_query:
         head = part * HEADS + tl.arange(0, HEADS)
         first, second = _halves(query + token * query_stride, head, heads, query_head, half, HALF)
+        if query_norm is not None:
+            first, second = _normed(first, second, query_norm, half, 2 * half, eps, HALF, dtype)
         first, second = _rotated(first, second, cos, sin, token, half, HALF, dtype)
         place = tl.arange(0, HALF)
         mask = (head < heads)[:, None] & (place < half)[None, :]
@@ -92,6 +107,8 @@ def _rope_into_cache(
     elif part < of_query + of_key:
         head = (part - of_query) * HEADS + tl.arange(0, HEADS)
         first, second = _halves(key + token * key_stride, head, kv_heads, key_head, half, HALF)
+        if key_norm is not None:
+            first, second = _normed(first, second, key_norm, half, 2 * half, eps, HALF, dtype)
         first, second = _rotated(first, second, cos, sin, token, half, HALF, dtype)
         _keep(first, second, numbers, scales, tl.load(slots + token), head, kv_heads, half, HALF, LARGEST)
     else:
@@ -104,12 +121,19 @@ def _rope_into_cache(
 
 
 def rope_into_cache(
-    query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache, layout: PagedLayout
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    cache: LayerCache,
+    layout: PagedLayout,
+    norms: HeadNorms | None = None,
 ) -> Tensor:
     """Compute `Ops.rope_into_cache` of heads [N, A or K, D] at any strides between tokens and between heads.
 
-    The numbers are bit by bit the reference's: products of a rotation are rounded before they are added, unlike in a
-    fused multiply-add, since a key that lies halfway between two codes would show the difference.
+    Without `norms`, the numbers are bit by bit the reference's: products of a rotation are rounded before they are
+    added, unlike in a fused multiply-add, since a key that lies halfway between two codes would show the difference.
     """
     (tokens, heads, width), kv_heads = query.shape, key.shape[1]
     turned = torch.empty(query.shape, dtype=query.dtype, device=query.device)
@@ -125,6 +149,7 @@ def rope_into_cache(
     parts = triton.cdiv(heads, block) + 2 * triton.cdiv(kv_heads, block)
     _rope_into_cache[tokens, parts](
         query, key, value, cos, sin, layout.kv_slots, turned, numbers, scales,
+        *((None, None, 0.0) if norms is None else (norms.query, norms.key, norms.eps)),
         *query.stride()[:2], *key.stride()[:2], *value.stride()[:2],
         numbers.stride(0), 0 if scales is None else scales.stride(0),
         heads, kv_heads, width // 2, HEADS=block, HALF=half, LARGEST=largest,

@@ -140,6 +140,45 @@ def _tile_of(form: Form, rows: float, itemsize: int, card: Card) -> _Tile:
     return _Tile(128, 128, 64 * deep, 8, 3)
 
 
+@triton.jit
+def _choose_experts(
+    logits, weights, chosen, experts, COUNT: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr,
+    RENORMALISE: tl.constexpr,
+):  # fmt: skip
+    """Choose experts for one token, the largest logit first, and of equal ones the first."""
+    token = tl.program_id(0).to(tl.int64)
+    place, slot = tl.arange(0, BLOCK), tl.arange(0, SLOTS)
+    numbers = tl.load(logits + token * experts + place, mask=place < experts, other=float("-inf"))
+    numbers = tl.where(numbers == numbers, numbers, float("inf"))  # what is no number comes first, and gives no weights
+    left = numbers
+    scores, numbered = tl.full((SLOTS,), float("-inf"), tl.float32), tl.zeros((SLOTS,), tl.int32)
+    for number in tl.static_range(COUNT):
+        largest = tl.max(left, axis=0)
+        first = tl.min(tl.where(left == largest, place, BLOCK), axis=0)
+        scores = tl.where(slot == number, largest, scores)
+        numbered = tl.where(slot == number, first, numbered)
+        left = tl.where(place == first, float("-inf"), left)
+    largest = tl.max(scores, axis=0)
+    powers = tl.exp(scores - largest)
+    total = tl.sum(powers if RENORMALISE else tl.exp(numbers - largest), axis=0)
+    tl.store(weights + token * COUNT + slot, tl.div_rn(powers, total), mask=slot < COUNT)
+    tl.store(chosen + token * COUNT + slot, numbered.to(tl.int64), mask=slot < COUNT)
+
+
+def choose_experts(logits: Tensor, count: int, renormalise: bool) -> tuple[Tensor, Tensor]:
+    """Compute `Ops.choose_experts` in one launch, where torch has a softmax, two for the largest, and a sum."""
+    tokens, experts = logits.shape
+    weights = logits.new_empty(tokens, count)
+    chosen = torch.empty(tokens, count, dtype=torch.int64, device=logits.device)
+    if tokens:
+        slots, block = triton.next_power_of_2(count), triton.next_power_of_2(experts)
+        _choose_experts[tokens,](
+            logits.contiguous(), weights, chosen, experts,
+            COUNT=count, SLOTS=slots, BLOCK=block, RENORMALISE=renormalise, num_warps=1,
+        )  # fmt: skip
+    return weights, chosen
+
+
 @triton.jit(do_not_specialize=["choices"])
 def _route(chosen, order, starts, counts, choices, BLOCK: tl.constexpr):
     """Sort choices by expert, a program for each expert: where its choices begin, how many it has, and which.
