@@ -279,7 +279,7 @@ def check_kernels(model: Path, talks: list[Any], *sampling: SamplingParams, **op
 
 
 LAUNCHES = {"qwen2-300m": 24, "qwen3-6b-tied": 24, "qwen3moe-300m-head": 30, "gptoss-300m-head": 29}
-"""Kernels of a step of two layers. One more is some microseconds, of which a step of a small model has a few hundred."""
+"""Kernels of a step of two layers. One more is some microseconds; a step of a small model has a few hundred."""
 
 
 def test_kernels_in_captured_steps(model: Path) -> None:
