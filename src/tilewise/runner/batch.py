@@ -16,7 +16,7 @@ from tilewise.errors import EngineStuck
 from tilewise.models.decoder import ModelBatch
 from tilewise.platforms.kv_cache import PagedLayout
 from tilewise.platforms.ops import INVARIANT_ROWS
-from tilewise.platforms.transfers import to_device
+from tilewise.platforms.transfers import to_device, to_device_together
 from tilewise.step import Admission, BlockGrant, Limits, Work
 
 
@@ -181,7 +181,7 @@ def build_batch(
         *(placement.spread(blocks * block_size + positions % block_size), placement.rows),
         *(placement.rows[image_tokens], tile_rows, placement.rows[_chosen_behind(work, starts.tolist())]),
     )
-    on_device = to_device(np.concatenate(parts), tables.device).split([len(part) for part in parts])
+    on_device = to_device_together(parts, tables.device)
     row_owners, row_positions, query_starts, lengths, block_table, kv_slots, token_rows, *rows = on_device
     layout = PagedLayout(
         query_starts=query_starts,

@@ -59,8 +59,7 @@ class _Captured:
     inputs: ModelBatch
 
     def replay(self, batch: ModelBatch) -> Tensor:
-        for kept, new in zip(_changing(self.inputs), _changing(batch), strict=True):
-            kept.copy_(new)
+        torch._foreach_copy_(_changing(self.inputs), _changing(batch))  # in one launch, where a device can
         kept, new = self.inputs.layout.block_table, batch.layout.block_table
         kept[:, : new.shape[1]].copy_(new)  # what stands behind belongs to no token of this step
         return self.graph.replay(batch.layout)

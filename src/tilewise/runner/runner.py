@@ -260,7 +260,7 @@ class Drafter:
             logits = self._model.logits(hidden[batch.logits_rows])
             chosen = choose(logits, rows, self._tables.tokens, self._model.ops)
             device = self._tables.device
-            at = (to_device([row.slot for row in rows], device), to_device([row.length for row in rows], device))
+            at = tuple(to_device([[row.slot for row in rows], [row.length for row in rows]], device))
             self._tables.tokens[at] = chosen
 
     def _batch(self, work: Sequence[Work], sequences: int | None) -> ModelBatch:

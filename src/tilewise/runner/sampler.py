@@ -76,14 +76,14 @@ def sample(logits: Tensor | None, work: Sequence[Work], tables: Tables, ops: Ops
     if not work:
         return SampledTokens(work, start_copy_to_host(), ())
     rows = rows_of(work, tables)
-    no_numbers = torch.zeros((), dtype=torch.bool, device=tables.device)
     if logits is None:
+        no_numbers = torch.zeros((), dtype=torch.bool, device=tables.device)
         chosen = mesh.from_last_stage(torch.empty(len(rows), dtype=torch.int64, device=tables.device))
     else:
         logits = apply_masks(logits, work)
         chosen = mesh.from_last_stage(choose(logits, rows, tables.tokens, ops))
         no_numbers = logits.gather(1, chosen[:, None]).isnan().any()
-    at = (to_device([row.slot for row in rows], tables.device), to_device([row.length for row in rows], tables.device))
+    at = tuple(to_device([[row.slot for row in rows], [row.length for row in rows]], tables.device))
     # Read before it is overwritten. Behind the last guess stands no guess, but what is read there is not compared.
     guessed = tables.tokens[at]
     tables.tokens[at] = chosen

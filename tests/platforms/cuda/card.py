@@ -104,6 +104,10 @@ class Rules(TorchFunctionMode):
         self.waits: list[str] = []
         """Calls for which the host has waited, each with the line of ours that it came from."""
         self.graphs: list[Graph] = []
+        self.launches: dict[tuple[str, str], set[bool]] = {}
+        """Whether tensors began at a multiple of 16 bytes, by kernel of Triton's and argument: it compiles a kernel for
+        each case that it meets.
+        """
         self._capturing: Graph | None = None
         self._on_their_way: list[tuple[Tensor, Tensor]] = []
         self._copies = {"to": self._to, "cpu": self._to_host, "pin_memory": self._pin, "copy_": self._copy}
@@ -262,10 +266,13 @@ class Rules(TorchFunctionMode):
             _spoil(tensor)
         self.graphs.append(graph)
 
-    def launch(self, kernel: Callable[..., None], args: Any, kwargs: Any) -> None:
+    def launch(self, name: str, kernel: Callable[..., None], args: Any, kwargs: Any) -> None:
         """Launch a kernel, to which a tensor of the host would be an address of nowhere."""
-        if any(not isinstance(one, OnCard) for one in _tensors((args, kwargs))):
-            raise ValueError("Pointer argument cannot be accessed from Triton: a tensor of the host")
+        for argument, value in [*enumerate(args), *kwargs.items()]:
+            if isinstance(value, Tensor):
+                if not isinstance(value, OnCard):
+                    raise ValueError("Pointer argument cannot be accessed from Triton: a tensor of the host")
+                self.launches.setdefault((name, str(argument)), set()).add(value.data_ptr() % 16 == 0)
         given, named = tree_map(_host_view, (args, kwargs))
 
         def run() -> None:
@@ -407,7 +414,7 @@ def installed(capability: tuple[int, int] = (9, 0)) -> Iterator[Rules]:
     }
 
     def launch(self: Any, *args: Any, **kwargs: Any) -> None:
-        rules.launch(lambda *given, **named: execute(self, *given, **named), args, kwargs)
+        rules.launch(self.fn.__name__, lambda *given, **named: execute(self, *given, **named), args, kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in of_torch.items():

@@ -287,6 +287,17 @@ def test_kernels_in_captured_steps(model: Path) -> None:
     assert len(step.launches) == LAUNCHES["qwen2-300m"], step.launches
 
 
+def test_kernels_are_not_compiled_anew_for_steps_of_other_lengths(tmp_path: Path) -> None:
+    """Widths are those of real models as far as it matters here: rows begin at multiples of 16 bytes."""
+    spec = replace(SPECS["qwen3-300m-head"], hidden=64, heads=4, kv_heads=2, head_dim=16, intermediate=64)
+    model, short = write_original(tmp_path / "model", spec), replace(SAMPLING["drawn"], max_tokens=2)
+    with installed() as rules, LLM(str(model), device="cuda", **OPTIONS | {"enforce_eager": True}) as llm:
+        for lengths in ([3], [7, 4], [5, 9, 2], [1, 6, 2, 3]):
+            prompts = [{"prompt_token_ids": list(range(5, 5 + length))} for length in lengths]
+            llm.generate(prompts, short, use_tqdm=False)
+    assert [argument for argument, aligned in rules.launches.items() if len(aligned) > 1] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"kv_cache_dtype": "int8"}, {"enforce_eager": True}], ids=str)
 def test_kernels_for_tiles_and_choices(model: Path, options: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ from tilewise.platforms.cuda.kernels.thresholds import (
     extremes,
     highest_of,
     number_of,
+    pair_of,
     pattern_of,
     scaled_logits,
     thresholds_of,
@@ -149,7 +150,7 @@ def _draw_group(
     chunks = triton.cdiv(width, _CHUNK)
     sizes = {"CHUNK": _CHUNK, "CHUNKS": triton.next_power_of_2(chunks)}
     of_rows = logits, logits.stride(0), rows, temperature
-    firsts, winners = logits.new_empty(2, n, chunks, dtype=torch.int64)
+    firsts, winners = pair_of(logits, n, chunks, torch.int64)
     lows = logits.new_empty(n, chunks, dtype=torch.float32)
     extremes[n, chunks](*of_rows, firsts, lows, width, CHUNK=_CHUNK)
     if random:

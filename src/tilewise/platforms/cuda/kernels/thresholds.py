@@ -273,6 +273,14 @@ def _threshold(
     tl.store(thresholds + index, tl.minimum(result, highest_pattern.to(tl.int64)).to(tl.int32))
 
 
+def pair_of(like: Tensor, rows: int, columns: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Allocate two tensors [rows, columns] at once, on the device of another; each begins at a multiple of 16 bytes,
+    whatever the number of rows, since kernels are compiled apart for those that do not.
+    """
+    first, second = like.new_empty(2, triton.cdiv(rows, 4) * 4, columns, dtype=dtype)[:, :rows]
+    return first, second
+
+
 def thresholds_of(
     of_rows: tuple[Tensor, int, Tensor, Tensor],
     cuts: tuple[Tensor, Tensor, Tensor],
@@ -311,8 +319,8 @@ def thresholds_of(
         CHUNKS=sizes["CHUNKS"], PIVOTS=_PIVOTS,
     )  # fmt: skip
     held = logits.new_empty(n, chunks, chunk, dtype=torch.float32)
-    found, above_counts = logits.new_empty(2, n, chunks, dtype=torch.int32)
-    above_masses, all_masses = logits.new_empty(2, n, chunks, dtype=torch.int64)
+    found, above_counts = pair_of(logits, n, chunks, torch.int32)
+    above_masses, all_masses = pair_of(logits, n, chunks, torch.int64)
     candidates = bounds, held, found, above_counts, above_masses, all_masses
     _candidates[n, chunks](*of_rows, *cuts, firsts, *candidates, width, **sizes)
     thresholds = logits.new_empty(n, dtype=torch.int32)
