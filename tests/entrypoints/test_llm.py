@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.served import PICTURES
 from tests.tiny import SPECIAL_IDS, SPECS, reference_model, write_hf, write_original
 from tilewise import LLM, ImageAsset, SamplingParams
 from tilewise.errors import InvalidConfig, InvalidMedia, InvalidRequest, TooLong, UnknownOption
@@ -689,3 +690,10 @@ def test_a_message_is_said_once(caplog):
         for name in ("a", "b", "a"):
             logger.info_once("from %s", name, scope="local")
     assert [record.getMessage() for record in caplog.records] == ["from a", "from b"]
+
+
+def test_a_picture_that_was_closed_is_not_called_damaged(llm: LLM) -> None:
+    picture = Image.open(min(PICTURES.glob("*.png")))
+    picture.close()
+    with pytest.raises(InvalidMedia, match="closed before it was read: call its load"):
+        llm.chat([{"role": "user", "content": [{"type": "image_pil", "image_pil": picture}]}])

@@ -31,6 +31,7 @@ def test_an_object_comes_out_as_it_is():
         (b'{"a": NaN}', "NaN is no number of JSON"),
         (b'{"a": -Infinity}', "-Infinity is no number of JSON"),
         (b'{"a": 1e999}', "1e999 is beyond the range of numbers"),
+        (b'{"a": ' + 5000 * b"9" + b"}", "9999... has 5000 digits, which is beyond the range of numbers"),
         (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON"),
         (b'{"a": "\xff"}', "not UTF-8"),
         (b'{"a": "\\ud800"}', "half of a surrogate pair"),

@@ -14,7 +14,14 @@ RIGHT = {"Authorization": f"Bearer {KEYS[0]}"}
 LOCKED = [
     *(
         ("POST", path)
-        for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/tokenize", "/detokenize")
+        for path in (
+            "/v1/chat/completions",
+            "/v1/completions",
+            "/v1/responses",
+            "/v1/messages",
+            "/tokenize",
+            "/detokenize",
+        )
     ),
     *(("GET", path) for path in ("/v1/models", "/load", "/docs", "/redoc", "/openapi.json")),
     *(("GET", path) for path in ("/docs/swagger-ui.css", "/nothing", "/health/", "/ping/..", "//health", "/HEALTH")),
@@ -44,7 +51,10 @@ WRONG = {
 def test_every_other_path_asks_for_a_key(locked: Served, method: str, path: str):
     answer = locked.client.request(method, path, json={} if method == "POST" else None)
     assert answer.status_code == 401
-    assert answer.json() == {"error": "Unauthorized"}
+    if path.startswith("/v1/messages"):
+        assert answer.json()["error"]["type"] == "authentication_error"
+    else:
+        assert answer.json() == {"error": "Unauthorized"}
     assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 

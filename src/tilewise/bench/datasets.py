@@ -79,12 +79,14 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidData(f"--dataset-path {path} cannot be read: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InvalidData(f"--dataset-path {path} cannot be read: {why}") from None
 
 
 def _conversations(path: Path) -> list[Any]:
+    text = _text(path)
     try:
-        found = json.loads(_text(path))
+        found = json.loads(text)
     except ValueError as error:
         raise InvalidData(f"{path} is not JSON: {error}") from None
     if not isinstance(found, list):

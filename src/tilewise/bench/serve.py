@@ -97,7 +97,8 @@ def first_model(target: Target) -> str:
     try:
         with target.client() as client:
             answer = client.get(f"{target.url}/v1/models")
-            answer.raise_for_status()
+            if answer.is_error:
+                raise ValueError(f"status {answer.status_code}")
             return str(answer.json()["data"][0]["id"])
     except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
         raise NotReady(

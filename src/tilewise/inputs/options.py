@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tilewise.errors import InvalidConfig, InvalidRequest, nearest
+from tilewise.errors import InvalidConfig, InvalidField, InvalidRequest, nearest
 from tilewise.ignored import LOG, is_near_miss
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import MAX_BAD_WORDS, SamplingParams
@@ -66,8 +66,9 @@ def check_ids(name: str, ids: Iterable[int], tokenizer: Tokenizer) -> None:
     """Raise InvalidRequest, naming the first id that the vocabulary does not have."""
     for token_id in ids:
         if not 0 <= token_id < tokenizer.vocab_size:
-            raise InvalidRequest(
-                f"{name}: token id {token_id} is out of vocabulary, which has {tokenizer.vocab_size} ids from 0 on."
+            raise InvalidField(
+                name,
+                f"{name}: token id {token_id} is out of vocabulary, which has {tokenizer.vocab_size} ids from 0 on.",
             )
 
 

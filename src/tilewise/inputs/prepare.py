@@ -264,6 +264,8 @@ class Preparer:
             image.load()
             found = self.cache.cut(image, tiling, self.config.exif_orientation, self.resize)
         except DAMAGE as error:  # Pillow reads the pixels only now
+            if "closed image" in str(error):
+                raise InvalidMedia("A picture was closed before it was read: call its load() before close().") from None
             raise InvalidMedia(f"A picture is damaged or cut short ({reason(error)}).") from None
         return found if self.opener is None else self.opener.share(found)
 

@@ -239,8 +239,8 @@ def _result(data: bytes, where: str, digests: array[int], finished: bytearray) -
     number = result.number
     if number > len(digests) or result.digest != digests[number - 1]:
         raise OtherInput(
-            f"{where} answers another request {number} than the input has (of {len(digests)}): the output belongs to "
-            "another input, or the input has changed. Name another output."
+            f"{where} answers a request {number}, and request {number} of the input ({len(digests)} lines) is another: "
+            "the output belongs to another input, or the input has changed. Name another output."
         )
     if finished[number - 1]:
         raise OtherInput(f"{where} answers request {number} of the input once more: a run answers each line once.")

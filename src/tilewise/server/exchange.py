@@ -273,7 +273,9 @@ def parse_body(data: bytes) -> dict[str, Any]:
     """Return the JSON object of a request body. Raises InvalidRequest for everything that is not one."""
     try:
         text = data.decode(json.detect_encoding(data))  # of UTF-8, -16 and -32, with or without a byte order mark
-        body = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_object)
+        body = json.loads(
+            text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole
+        )
     except RecursionError:
         raise _too_deep() from None
     except UnicodeDecodeError as error:
@@ -288,6 +290,8 @@ def parse_body(data: bytes) -> dict[str, Any]:
     return body
 
 
+_MOST_DIGITS = 4300
+"""Digits of a whole number; Python turns no longer texts into numbers."""
 _KINDS: dict[type, str] = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "a boolean"}
 
 
@@ -303,6 +307,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         shown = name[:80].encode("utf-8", "replace").decode()
         raise InvalidField(shown, f"The body has the name {shown!r} twice in one object: send one of the values.")
     return found
+
+
+def _whole(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"{text[:40]}... has {len(text)} digits, which is beyond the range of numbers")
+    return int(text)
 
 
 def _finite(text: str) -> float:

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Summary
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tilewise.errors import TilewiseError
-from tilewise.server.problems import Problem
+from tilewise.server.problems import Problem, unauthorized
 from tilewise.server.request_id import HEADER, RequestId
 
 _SMALL = 2**14
@@ -225,7 +225,7 @@ class RequestGuard:
         if "transfer-encoding" in headers and "content-length" in headers:
             return Problem(400, _TWO_ENDS).response(_CLOSING)
         if self._needs_key(scope) and not self._knows(headers):
-            return JSONResponse({"error": "Unauthorized"}, 401, {"WWW-Authenticate": "Bearer"})
+            return unauthorized(scope["path"])
         declared = headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared) > self.max_body_bytes:
             return Problem.of(BodyTooLarge.of(declared, self.max_body_bytes)).response(_CLOSING)

@@ -230,7 +230,10 @@ def _parameters(route: APIRoute) -> Schema:
 
 def _error(code: int, schemas: Schemas) -> Schema:
     description, headers = _ERRORS[code]
-    content = {"application/json": {"schema": schemas.of(Unauthorized if code == 401 else ErrorBody)}}
+    schema = schemas.of(ErrorBody)
+    if code == 401:  # the second on the routes of Anthropic's API
+        schema = {"anyOf": [schemas.of(Unauthorized), schema]}
+    content = {"application/json": {"schema": schema}}
     return {"description": description, "content": content, **({"headers": headers} if headers else {})}
 
 

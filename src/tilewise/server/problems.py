@@ -29,6 +29,7 @@ _BRANCHES = ("str", "int", "float", "bool")
 """Branches of unions that pydantic names in an error's place, as it does classes, lists and literals."""
 _TYPES = {400: "BadRequestError", 404: "NotFoundError", 501: "NotImplementedError", 503: "ServiceUnavailableError"}
 _ANTHROPIC_TYPES = {
+    401: "authentication_error",
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",
@@ -87,8 +88,21 @@ class Problem:
 
     def response(self, headers: Mapping[str, str] | None = None, path: str = "") -> Response:
         """Return the error as the API of a path writes it."""
-        body = self.anthropic_body if f"{path}/".endswith(_ANTHROPIC_PATHS) else self.body
-        return JSONResponse(body, self.status, headers)
+        return JSONResponse(self.anthropic_body if _of_anthropic(path) else self.body, self.status, headers)
+
+
+def _of_anthropic(path: str) -> bool:
+    return f"{path}/".endswith(_ANTHROPIC_PATHS)
+
+
+def unauthorized(path: str) -> Response:
+    """Return the refusal of a request without a key; but for Anthropic's API, the words are vLLM's, as clients of both
+    read them.
+    """
+    headers = {"WWW-Authenticate": "Bearer"}
+    if _of_anthropic(path):
+        return Problem(401, "The key is missing or wrong: send it as x-api-key.").response(headers, path)
+    return JSONResponse({"error": "Unauthorized"}, 401, headers)
 
 
 def problem_of(error: BaseException) -> Problem:

@@ -29,7 +29,7 @@ class ConversationFields(PromptFields, TilingFields):
     """The fields that say how messages become a prompt."""
 
     add_generation_prompt: bool | None = works("false = the prompt ends with the last message.")
-    continue_final_message: bool = works("Go on with the last message; needs add_generation_prompt false.", False)
+    continue_final_message: bool = works("Go on with the last message, in place of a new turn.", False)
     interleave_mm_strings: bool | None = works("true = pictures and texts keep their order; -hf models always keep it.")
     enable_thinking: bool | None = works("The same as chat_template_kwargs.enable_thinking.")
 

@@ -103,6 +103,7 @@ async def serve(
             logger.info("The web chat is at %s", config.url + UI_PATH)
         admit(listener, config)
         server = Server(uvicorn_config(context, routers), context)
+        await asyncio.sleep(0)  # Ctrl-C meanwhile ends it here, and not within uvicorn, which would log a trace
         await server.serve(sockets=[listener])
         await context.service.engine.close()
         logger.info("Shutdown complete")
@@ -144,7 +145,9 @@ def admit(listener: socket.socket, config: ServerConfig) -> None:
 
 
 def _not_ours(config: ServerConfig, error: OSError) -> InvalidConfig:
-    where = config.uds or f"{config.host or '0.0.0.0'}:{config.port}"
+    if config.uds is not None:
+        return InvalidConfig(f"--uds {config.uds} cannot be listened at ({error.strerror}): choose another path.")
+    where = f"{config.host or '0.0.0.0'}:{config.port}"
     return InvalidConfig(f"{where} cannot be listened at ({error.strerror}): choose another port or host.")
 
 
@@ -221,6 +224,8 @@ class Server(uvicorn.Server):
             )
             await self._until_idle(_ABORTED)
         await super().shutdown(sockets)
+        if self.force_exit:  # then uvicorn leaves the end of the app to the loop, which would break it off with a trace
+            await self.lifespan.shutdown()
 
     async def _until_idle(self, seconds: float) -> None:
         with suppress(TimeoutError):

@@ -261,7 +261,10 @@ def main(descriptor: int) -> None:
             os._exit(0)
         for number in descriptors:
             os.close(number)
-        orders.sendall(_NUMBER.pack(answer))
+        try:
+            orders.sendall(_NUMBER.pack(answer))
+        except BrokenPipeError:  # who ordered it has ended
+            return
 
 
 def _ended(process: int) -> int:

@@ -35,7 +35,9 @@ Colour = tuple[int, int, int]
 _SEVERAL_FRAMES = {"GIF", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"}
 # Everything else that Pillow knows is rare or dangerous (PostScript starts an interpreter).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA")
-_FORMATS_READ = "Formats that are read: JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, HEIC, JPEG 2000, PPM, ICO, TGA."
+_FORMATS_READ = (
+    "Formats that are read: JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, HEIC (with pillow-heif), JPEG 2000, PPM, ICO, TGA."
+)
 _WITH_SIGNATURE = ("JPEG", "PNG", "WebP", "GIF", "TIFF", "JPEG 2000")
 """Formats among them whose files are told by how they begin (`kind_of`)."""
 _START_OF_SCAN = b"\xff\xda"

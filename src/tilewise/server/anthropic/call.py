@@ -229,7 +229,8 @@ class _Conversation:
     def _take_keys(self, block: Block, place: str, known: Sequence[str]) -> None:
         for key in block:
             if key in _SPARE:
-                self.unknown.ignored.add(f"messages.content.{key}", _SPARE[key])
+                owner = "system" if place.startswith("system") else "messages.content"
+                self.unknown.ignored.add(f"{owner}.{key}", _SPARE[key])
         self.unknown.take_all("messages.content", [key for key in block if key not in _SPARE], known, place)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NotRequired
 
 from typing_extensions import TypedDict
@@ -205,6 +205,15 @@ def response_usage(usage: Usage, reasoning_tokens: int) -> ResponseUsage:
 
 def _new_id(kind: str) -> str:
     return f"{kind}_{uuid.uuid4().hex}"
+
+
+def listed_item(item: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return an item that came with a request as OpenAI lists it: with an id, and text in parts."""
+    found = {"type": "message", "status": "completed", "id": name, **item}
+    if found["type"] == "message" and isinstance(text := found.get("content"), str):
+        kind = "output_text" if found.get("role") == "assistant" else "input_text"
+        found["content"] = [{"type": kind, "text": text}]
+    return found
 
 
 class OpenItem(ABC):

@@ -22,7 +22,7 @@ from tilewise.server.openapi import GENERATION, Operation
 from tilewise.server.problems import Problem, problem_of
 from tilewise.server.responses.body import ResponsesBody
 from tilewise.server.responses.call import NOTHING_KEPT, ResponseCall, response_call
-from tilewise.server.responses.items import ResponseEvent, ResponseObject, raw_message, response_object
+from tilewise.server.responses.items import ResponseEvent, ResponseObject, listed_item, raw_message, response_object
 from tilewise.server.responses.store import ResponseStore, StoredResponse, UnknownResponse
 from tilewise.server.responses.stream import ResponseStream
 from tilewise.types import Request
@@ -40,6 +40,8 @@ class DeletedResponse(TypedDict):
 class InputItems(TypedDict):
     object: Literal["list"]
     data: list[dict[str, Any]]
+    first_id: str | None
+    last_id: str | None
     has_more: Literal[False]
 
 
@@ -171,10 +173,12 @@ async def input_items(raw: HttpRequest) -> Response:
     """The items of the conversation that a response that is kept has answered."""
 
     def listed(store: ResponseStore, scope: str, name: str) -> InputItems:
-        items = [dict(item) for item in store.find(scope, name).call.items]
+        given = store.find(scope, name).call.items
+        items = [listed_item(item, f"msg_{name.removeprefix('resp_')}_{number}") for number, item in enumerate(given)]
         if raw.query_params.get("order", "desc") != "asc":
             items.reverse()
-        return {"object": "list", "data": items, "has_more": False}
+        first, last = (items[0]["id"], items[-1]["id"]) if items else (None, None)
+        return {"object": "list", "data": items, "first_id": first, "last_id": last, "has_more": False}
 
     return _with_store(raw, listed)
 

@@ -133,13 +133,16 @@ class ResponseStore:
             self._kept.move_to_end(key)
 
     def cancel(self, scope: str, name: str) -> StoredResponse:
-        """End the work on a response. Raises UnknownResponse, or InvalidRequest where there is none to end."""
+        """End the work on a response; one that has ended stays as it is. Raises UnknownResponse, or InvalidRequest for
+        one that was not made in the background.
+        """
         stored = self.find(scope, name)
-        if not (stored.running and stored.call.background):
+        if not stored.call.background:
             raise InvalidRequest(f"Cannot cancel a synchronous response. {name[:140]} is {stored.response['status']}.")
-        self.end(stored, response_object(stored.call, "cancelled", []))
-        if stored.task is not None:
-            stored.task.cancel()
+        if stored.running:
+            self.end(stored, response_object(stored.call, "cancelled", []))
+            if stored.task is not None:
+                stored.task.cancel()
         return stored
 
     def delete(self, scope: str, name: str) -> None:
