@@ -24,7 +24,6 @@ from typing import Any
 
 import pytest
 import torch
-import triton.runtime.interpreter as interpreter
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -391,6 +390,9 @@ class CardPlatform(CudaPlatform):
 @contextmanager
 def installed(capability: tuple[int, int] = (9, 0)) -> Iterator[Rules]:
     """Give torch a card of this compute capability, on which `device="cuda"` computes."""
+    # Not imported above: Triton decides as it is loaded whether it interprets, which conftest.py of this folder says.
+    from triton.runtime import interpreter
+
     rules, execute = Rules(), interpreter.GridExecutor.__call__
     facts = dict(zip(("major", "minor"), capability, strict=True)) | {"name": "card of the tests"}
     found = SimpleNamespace(multi_processor_count=132, total_memory=MEMORY, **facts)
