@@ -30,7 +30,7 @@ build/torch-npu: tests/platforms/ascend/wheels.py $(VENV)/installed
 	@touch $@
 
 test-ascend: install build/torch-npu ## the contract of the engine over an NPU's ops, each call against torch_npu's schemas (minutes)
-	$(BIN)/python -m pytest -n 2 tests/platforms/ascend tests/equal --npu
+	$(BIN)/python -m pytest -n 2 tests/platforms/ascend tests/equal --npu --card
 
 test-slow: install ## run the tests that take minutes or gigabytes
 	$(BIN)/python -m pytest -m slow
