@@ -224,7 +224,7 @@ def test_rehearsal_of_all(tmp_path: Path) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("part", ["card", "1B", "8B-int8", "8B-w4a16", "30B-A3B", "transformers-1B"])
 def test_parts_on_the_card_of_the_tests(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a part does only on a GPU: its events and streams, and what lies where. torch's ops compute."""
+    """A part runs to its end with the events, streams and memory that it has only on a GPU. torch's ops compute."""
     monkeypatch.setenv("TILEWISE_CUDA_KERNELS", "0")
     with installed():
         assert run_part(part, Setup("cuda", tiny=True, folder=tmp_path, seed=1, ends=time.time() + 600)) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import replace
 from typing import Any
 
@@ -27,8 +28,8 @@ class OtherBlock(DecoderBlock):
     def __call__(self, rows: ResidualStream, cache: Tensor, at: ForwardContext) -> None:
         ResidualStream.__init__(rows, self.of(rows.sum(at.ops), cache, at))
 
-    def of(self, x: Tensor, cache: Tensor, at: ForwardContext) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def of(self, x: Tensor, cache: Tensor, at: ForwardContext) -> Tensor: ...
 
 
 class NormResidual(OtherBlock):

@@ -63,7 +63,7 @@ def check_sampling(sampling: SamplingParams, tokenizer: Tokenizer, max_logprobs:
 
 
 def check_ids(name: str, ids: Iterable[int], tokenizer: Tokenizer) -> None:
-    """Raise InvalidRequest, naming the first id that the vocabulary does not have."""
+    """Raise InvalidField, naming the first id that the vocabulary does not have."""
     for token_id in ids:
         if not 0 <= token_id < tokenizer.vocab_size:
             raise InvalidField(

@@ -103,7 +103,7 @@ class Rules(TorchFunctionMode):
         self.waits: list[str] = []
         """Calls for which the host has waited, each with the line of ours that it came from."""
         self.graphs: list[Graph] = []
-        self.launches: dict[tuple[str, str], set[bool]] = {}
+        self.alignments: dict[tuple[str, str], set[bool]] = {}
         """Whether tensors began at a multiple of 16 bytes, by kernel of Triton's and argument: it compiles a kernel for
         each case that it meets.
         """
@@ -271,7 +271,7 @@ class Rules(TorchFunctionMode):
             if isinstance(value, Tensor):
                 if not isinstance(value, OnCard):
                     raise ValueError("Pointer argument cannot be accessed from Triton: a tensor of the host")
-                self.launches.setdefault((name, str(argument)), set()).add(value.data_ptr() % 16 == 0)
+                self.alignments.setdefault((name, str(argument)), set()).add(value.data_ptr() % 16 == 0)
         given, named = tree_map(_host_view, (args, kwargs))
 
         def run() -> None:

@@ -295,7 +295,7 @@ def test_kernels_are_not_compiled_anew_for_steps_of_other_lengths(tmp_path: Path
         for lengths in ([3], [7, 4], [5, 9, 2], [1, 6, 2, 3]):
             prompts = [{"prompt_token_ids": list(range(5, 5 + length))} for length in lengths]
             llm.generate(prompts, short, use_tqdm=False)
-    assert [argument for argument, aligned in rules.launches.items() if len(aligned) > 1] == []
+    assert [argument for argument, aligned in rules.alignments.items() if len(aligned) > 1] == []
 
 
 @pytest.mark.slow

@@ -314,7 +314,7 @@ def test_choices_and_their_weights(size: tuple[int, int, int], renormalise: bool
 
 
 def test_choices_of_logits_that_are_equal_or_no_numbers(device: torch.device) -> None:
-    """Of equal ones the first; what is no number makes no weight of its token one, and no number that no expert has."""
+    """Equal ones come in their order. One that is no number spoils the weights of its token, and no other."""
     logits = torch.tensor([[1.0, 2, 2, 1, 2], [0, float("nan"), 0, 3, 0], [float("-inf")] * 5], device=device)
     weights, chosen = experts.choose_experts(logits, 3, True)
     assert chosen[0].tolist() == [1, 2, 4]
